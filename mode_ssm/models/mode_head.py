@@ -1,0 +1,79 @@
+"""p(z | X): the speaking mode as a latent variable, and what it does to the encoder's output.
+
+The benchmark withholds how a sentence was attempted (silently or aloud), so z has no labels. It is shaped by the
+transcription losses through the conditioning below and by the two regularisers of the objective: sharp for a trial
+and balanced over trials (Krause et al. 2010, regularised information maximisation), and constant within a block.
+
+Shapes: B trials, T frames, D d_model, K modes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mode_ssm.config import ModeConfig
+from mode_ssm.ops.lengths import length_mask
+
+
+@dataclass(frozen=True, slots=True)
+class ModeOutput:
+    """conditioned (B, T, D), zero beyond lengths; log_probs (B, K), log p(z | X) given the whole trial."""
+
+    conditioned: Tensor
+    log_probs: Tensor
+
+
+class ModeHead(nn.Module):
+    """Pools mean and spread of the stem's frames and the mean of the encoder's, classifies, and modulates the
+    encoder's output by a gain and an offset per mode (FiLM, Perez et al. 2018), weighted by p(z | X).
+
+    A causal model pools over the frames so far, frame by frame; others pool over the trial.
+    """
+
+    marginal: Tensor
+    block_posterior: Tensor
+
+    def __init__(self, d_model: int, config: ModeConfig, causal: bool, num_blocks: int) -> None:
+        super().__init__()
+        self.causal = causal
+        self.classifier = nn.Sequential(
+            nn.LayerNorm(3 * d_model),
+            nn.Linear(3 * d_model, config.hidden),
+            nn.GELU(),
+            nn.Linear(config.hidden, config.n_modes),
+        )
+        self.gain = nn.Parameter(0.01 * torch.randn(config.n_modes, d_model))
+        self.offset = nn.Parameter(0.01 * torch.randn(config.n_modes, d_model))
+        # Running estimates the regularisers compare with: p(z) over all trials, and p(z | block).
+        self.register_buffer("marginal", torch.full((config.n_modes,), 1 / config.n_modes))
+        self.register_buffer("block_posterior", torch.full((num_blocks, config.n_modes), 1 / config.n_modes))
+
+    def forward(self, stem: Tensor, encoded: Tensor, lengths: Tensor) -> ModeOutput:
+        mask = length_mask(lengths, stem.shape[1]).unsqueeze(-1)
+        sums = torch.cat([stem, stem.square(), encoded], -1) * mask
+        if self.causal:
+            counts = torch.arange(1, stem.shape[1] + 1, device=stem.device).view(1, -1, 1)
+            frame_logits = self._logits(sums.cumsum(1) / counts)  # (B, T, K)
+            logits = frame_logits.gather(1, (lengths - 1).view(-1, 1, 1).expand(-1, 1, frame_logits.shape[-1])).squeeze(1)
+            frame_probs = frame_logits.softmax(-1)
+        else:
+            logits = self._logits(sums.sum(1) / lengths.unsqueeze(-1))
+            frame_probs = logits.softmax(-1).unsqueeze(1)
+        conditioned = encoded * (1 + frame_probs @ self.gain) + frame_probs @ self.offset
+        return ModeOutput(conditioned * mask, F.log_softmax(logits, -1))
+
+    def _logits(self, pooled: Tensor) -> Tensor:
+        mean, square, encoded = pooled.chunk(3, -1)
+        spread = (square - mean.square()).clamp(min=1e-5).sqrt()
+        return self.classifier(torch.cat([mean, spread, encoded], -1))
+
+    @torch.no_grad()
+    def observe(self, log_probs: Tensor, block_rows: Tensor, momentum: float = 0.95) -> None:
+        """Update the running estimates with a training batch: log_probs (B, K), block_rows (B,), -1 for none."""
+        probs = log_probs.exp().to(self.marginal.dtype)
+        self.marginal.lerp_(probs.mean(0), 1 - momentum)
+        for row in block_rows.unique():
+            if row >= 0:
+                self.block_posterior[row].lerp_(probs[block_rows == row].mean(0), 0.5)

@@ -1,0 +1,72 @@
+"""MODE_SSM: stem, Mamba encoder, mode head, flow denoiser, CTC and transducer heads.
+
+Shapes: B trials, T bins, C features, T' frames, D d_model, U phonemes, V classes, K modes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mode_ssm.config import ModelConfig
+from mode_ssm.models.denoise_flow import DenoiseFlow
+from mode_ssm.models.mode_head import ModeHead
+from mode_ssm.models.preprocessor import Preprocessor
+from mode_ssm.models.rnnt_ctc_heads import CTCHead, Joiner, StatelessPredictor
+from mode_ssm.models.ssm_encoder import SSMEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class ModeSSMOutput:
+    """phoneme_logits (B, T', V) of the CTC head; encoder_out (B, T', D), what both heads read; lengths (B,) in frames;
+    mode_log_probs (B, K), log p(z | X)."""
+
+    phoneme_logits: Tensor
+    encoder_out: Tensor
+    lengths: Tensor
+    mode_log_probs: Tensor
+
+
+class MODE_SSM(nn.Module):  # noqa: N801 (the model's published name)
+    """A brain-to-text decoder: features (B, T, C) -> phoneme logits and p(z | X).
+
+    `causal` and `frame_stride` say what an output frame may depend on: bins up to (i + 1) * frame_stride - 1.
+    """
+
+    MODULES = ("preprocessor", "encoder", "mode_head", "denoiser", "ctc_head", "predictor", "joiner")
+
+    def __init__(self, config: ModelConfig, feature_dim: int, num_sessions: int, num_blocks: int = 1) -> None:
+        super().__init__()
+        self.preprocessor = Preprocessor(config, feature_dim, num_sessions)
+        self.encoder = SSMEncoder(config.d_model, config.encoder)
+        self.mode_head = ModeHead(config.d_model, config.mode, self.encoder.causal, num_blocks)
+        self.denoiser = DenoiseFlow(config.d_model, config.denoiser)
+        self.ctc_head = CTCHead(config.d_model)
+        self.predictor = StatelessPredictor(config.heads)
+        self.joiner = Joiner(config.d_model, config.heads.d_joint)
+        self.causal, self.frame_stride = self.encoder.causal, config.stem.stride
+
+    def encode(self, features: Tensor, feature_lengths: Tensor, session_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """-> (mode-conditioned frames (B, T', D), lengths (B,), mode_log_probs (B, K)); the denoiser's side of the model."""
+        frames, lengths = self.preprocessor(features, feature_lengths, session_ids)
+        encoded, lengths = self.encoder(frames, lengths)
+        mode = self.mode_head(frames, encoded, lengths)
+        return mode.conditioned, lengths, mode.log_probs
+
+    def forward(
+        self, features: Tensor, feature_lengths: Tensor, session_ids: Tensor, *, denoise: bool = True
+    ) -> ModeSSMOutput:
+        """session_ids (B,), -1 for unseen. `denoise=False` leaves the bridge out, as before it is trained."""
+        x, lengths, mode_log_probs = self.encode(features, feature_lengths, session_ids)
+        if denoise:
+            x = self.denoiser(x)
+        return ModeSSMOutput(self.ctc_head(x), x, lengths, mode_log_probs)
+
+    def joint_logits(self, encoder_out: Tensor, targets: Tensor) -> Tensor:
+        """encoder_out (B, T', D), targets (B, U) -> the transducer lattice (B, T', U + 1, V)."""
+        predictor_out = self.predictor(self.predictor.contexts(targets))
+        return self.joiner(encoder_out.unsqueeze(2), predictor_out.unsqueeze(1))
+
+    @property
+    def device(self) -> torch.device:
+        return self.ctc_head.output.weight.device
