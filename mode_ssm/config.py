@@ -225,6 +225,7 @@ class DecodeConfig:
     lm_scale: float = 1.0
     word_bonus: float = 0.0  # natural-log units added for each word
     blank_penalty: float = 0.0  # taken off the blank's log-probability
+    ctc_weight: float = 0.5  # of CTC in the joint decision on phonemes; the transducer has the rest
     rnnt_beam_size: int = 4
     rnnt_max_symbols: int = 4  # symbols that one frame may emit
 
@@ -289,7 +290,7 @@ class TrainConfig:
 
 @dataclass(kw_only=True, slots=True)
 class EvaluateConfig:
-    """Root of `configs/evaluate.yaml`. The model comes from the checkpoint; `overrides` sections are merged over its config."""
+    """Root of `configs/evaluate.yaml`. The model comes from the checkpoint; sections given here go over its config."""
 
     checkpoint: str = MISSING
     split: str = "val"

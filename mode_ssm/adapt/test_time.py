@@ -65,7 +65,8 @@ def match_statistics(model: MODE_SSM, batches: Sequence[Batch]) -> None:
     total = torch.zeros(batches[0].features.shape[-1], dtype=torch.float64)
     square = torch.zeros_like(total)
     for batch in batches:
-        features = batch.features.double().cpu() * length_mask(batch.feature_lengths.cpu(), batch.features.shape[1])[..., None]
+        mask = length_mask(batch.feature_lengths, batch.features.shape[1]).unsqueeze(-1)
+        features = (batch.features * mask).cpu().double()
         count += batch.feature_lengths.sum().cpu()
         total += features.sum((0, 1))
         square += features.square().sum((0, 1))
@@ -88,7 +89,7 @@ def match_statistics(model: MODE_SSM, batches: Sequence[Batch]) -> None:
 
 
 def minimise_entropy(model: MODE_SSM, batches: Sequence[Batch], config: AdaptConfig) -> Adaptation:
-    """`config.steps` Adam steps, one batch each in turn; refused and undone if entropy over the session did not fall."""
+    """`config.steps` Adam steps, one batch each in turn; refused and undone if the session's entropy did not fall."""
     moving = adapted_parameters(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -148,5 +149,3 @@ def greedy_contexts(best: Tensor, context: int) -> Tensor:
         shifted = torch.cat([current[:, 1:], best[:, t : t + 1]], 1)
         current = torch.where(emitted[:, t : t + 1], shifted, current)
     return contexts
-
-

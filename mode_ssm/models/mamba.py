@@ -66,7 +66,7 @@ class Mamba(nn.Module):
         u, z = self.in_proj(x).chunk(2, -1)
         u, _ = causal_conv(u, self.conv_weight, self.conv_bias, lengths=lengths)
         u = F.silu(u)
-        dt, B, C = self._dt_B_C(u)
+        dt, B, C = self._scan_inputs(u)
         y, _ = selective_scan(u, dt, -torch.exp(self.A_log), B, C, self.D, lengths=lengths)
         return self.out_proj(y * F.silu(z))
 
@@ -80,11 +80,11 @@ class Mamba(nn.Module):
         u, z = self.in_proj(x).chunk(2, -1)
         u, conv = causal_conv_step(u, state.conv, self.conv_weight, self.conv_bias)
         u = F.silu(u)
-        dt, B, C = self._dt_B_C(u)
+        dt, B, C = self._scan_inputs(u)
         y, ssm = selective_scan_step(state.ssm, u, dt, -torch.exp(self.A_log), B, C, self.D)
         return self.out_proj(y * F.silu(z)), MixerState(conv, ssm)
 
-    def _dt_B_C(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _scan_inputs(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], -1)
         return F.softplus(self.dt_proj(dt)), B, C
 

@@ -56,7 +56,7 @@ class ModeHead(nn.Module):
         if self.causal:
             counts = torch.arange(1, stem.shape[1] + 1, device=stem.device).view(1, -1, 1)
             frame_logits = self._logits(sums.cumsum(1) / counts)  # (B, T, K)
-            logits = frame_logits.gather(1, (lengths - 1).view(-1, 1, 1).expand(-1, 1, frame_logits.shape[-1])).squeeze(1)
+            logits = frame_logits[torch.arange(len(lengths), device=lengths.device), lengths - 1]
             frame_probs = frame_logits.softmax(-1)
         else:
             logits = self._logits(sums.sum(1) / lengths.unsqueeze(-1))

@@ -47,7 +47,7 @@ class MODE_SSM(nn.Module):  # noqa: N801 (the model's published name)
         self.causal, self.frame_stride = self.encoder.causal, config.stem.stride
 
     def encode(self, features: Tensor, feature_lengths: Tensor, session_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """-> (mode-conditioned frames (B, T', D), lengths (B,), mode_log_probs (B, K)); the denoiser's side of the model."""
+        """-> (mode-conditioned frames (B, T', D), lengths (B,), mode_log_probs (B, K)): where the denoiser starts."""
         frames, lengths = self.preprocessor(features, feature_lengths, session_ids)
         encoded, lengths = self.encoder(frames, lengths)
         mode = self.mode_head(frames, encoded, lengths)

@@ -22,8 +22,8 @@ class SessionTransform(nn.Module):
     def __init__(self, kind: SessionAdapter, num_sessions: int, feature_dim: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.kind, self.dropout = kind, dropout
-        shape = (num_sessions, feature_dim, feature_dim) if kind is SessionAdapter.affine else (num_sessions, feature_dim)
-        self.weight_delta = nn.Parameter(torch.zeros(shape))
+        matrix = (feature_dim,) if kind is SessionAdapter.affine else ()
+        self.weight_delta = nn.Parameter(torch.zeros(num_sessions, feature_dim, *matrix))
         self.offset = nn.Parameter(torch.zeros(num_sessions, feature_dim))
 
     def forward(self, x: Tensor, session_ids: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class ResumableLoader(Protocol):
 
 
 class Objective(nn.Module):
-    """Owns the model; `forward` computes the loss terms of a batch. DDP wraps it, so that every head passes its hooks."""
+    """Owns the model; `forward` computes a batch's loss terms. DDP wraps it, so that every head passes its hooks."""
 
     model: nn.Module
 

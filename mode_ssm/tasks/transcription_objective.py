@@ -92,7 +92,8 @@ class TranscriptionObjective(Objective):
 
     def _mode(self, log_probs: Tensor, batch: Batch, terms: LossTerms) -> None:
         head = self.model.mode_head
-        rows = torch.tensor([self.block_rows.get((t.session, t.block), -1) for t in batch.trials], device=log_probs.device)
+        blocks = [self.block_rows.get((t.session, t.block), -1) for t in batch.trials]
+        rows = torch.tensor(blocks, device=log_probs.device)
         log_probs = log_probs.float()
         count = torch.tensor(float(len(batch)), device=log_probs.device)
         # The memory is cloned: `observe` below changes it in place before the backward pass reads it.

@@ -1,0 +1,102 @@
+"""The text of `--help`: groups with their choices, every key with its value and meaning, examples."""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from mode_ssm.compose.keys import expected, find_key, schema_keys
+from mode_ssm.config import OVERRIDABLE_SECTIONS, TrainConfig
+
+_TRAIN_USAGE = """\
+Train MODE_SSM, evaluate it, write the report.
+
+  uv run train.py [group=choice ...] [key=value ...]
+
+  --cfg job       print the composed configuration and stop
+  --multirun, -m  run comma-separated values one after the other, each in a run directory of its own
+  --help, -h      this page; with overrides it shows their values
+"""
+_TRAIN_EXAMPLES = """\
+Examples
+  uv run train.py                                             the quickstart
+  uv run train.py resume=true                                 continue it
+  uv run train.py experiment=t15_mode_ssm data.root=/data/t15
+  uv run train.py model.encoder.n_layers=4 run_name=shallow
+  uv run train.py curriculum.phases.joint.epochs=30 parallel=cpu
+  uv run train.py ~curriculum.phases.flow_bridge run_name=no_bridge
+  uv run train.py -m optim.lr=1e-3,2e-3
+"""
+_CHECKPOINT_USAGE = """\
+Run a trained model; the model and its training come from the checkpoint.
+
+  uv run {script} checkpoint=runs/quickstart/best [key=value ...] [group=choice ...]
+
+  --cfg job   print the composed settings and stop
+  --help, -h  this page
+"""
+
+
+def show_train(composed: DictConfig, groups: Mapping[str, Sequence[str]], chosen: Mapping[str, str]) -> None:
+    print(_TRAIN_USAGE)
+    print(_groups(groups, chosen))
+    print("Keys, with the values of this configuration\n" + _keys(composed, TrainConfig))
+    print(_TRAIN_EXAMPLES, end="")
+
+
+def show_over_checkpoint(composed: DictConfig, sections: DictConfig, groups: Mapping[str, Sequence[str]]) -> None:
+    root = OmegaConf.get_type(composed)
+    script = "evaluate_model.py" if "split" in composed else "make_submission.py"
+    print(_CHECKPOINT_USAGE.format(script=script))
+    print("Keys\n" + _keys(composed, root))
+    print("Over the checkpoint's configuration\n" + _groups(groups, {}))
+    print("  Keys, with the defaults of the schema; the checkpoint has its own")
+    print(_keys(OmegaConf.masked_copy(sections, list(OVERRIDABLE_SECTIONS)), TrainConfig), end="")
+
+
+def _groups(groups: Mapping[str, Sequence[str]], chosen: Mapping[str, str]) -> str:
+    width = max(map(len, groups))
+    marked = {
+        group: [f"{choice}*" if chosen.get(group) == choice else choice for choice in choices]
+        for group, choices in groups.items()
+    }
+    rows = [f"  {group:<{width}}  {'  '.join(choices)}" for group, choices in marked.items()]
+    return "Groups (group=choice" + ("; * is chosen here)" if chosen else ")") + "\n" + "\n".join(rows) + "\n"
+
+
+def _keys(composed: DictConfig, root: type) -> str:
+    keys = schema_keys(root)
+    rows = []
+    for path, value in _leaves(composed, ""):
+        key = find_key(path, keys)
+        assert key is not None
+        notes = [key.comment] if key.comment else []
+        if "one of" in (values := expected(key.type)):
+            notes.append(values)
+        rows.append((f"{path}={value}", "; ".join(notes)))
+    width = min(max(len(setting) for setting, _ in rows), 48)
+    return "".join(f"  {setting:<{width}}  {note}".rstrip() + "\n" for setting, note in rows)
+
+
+def _leaves(node: DictConfig, prefix: str) -> list[tuple[str, str]]:
+    leaves = []
+    for name in node:
+        path = f"{prefix}{name}"
+        if OmegaConf.is_missing(node, name):
+            leaves.append((path, "???"))
+        elif isinstance(node[name], DictConfig):
+            leaves += _leaves(node[name], f"{path}.")
+        else:
+            leaves.append((path, _shown(node[name])))
+    return leaves
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, ListConfig):
+        return "[" + ",".join(map(str, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

@@ -1,0 +1,219 @@
+"""What the types cannot say: ranges, divisibility, names, and keys that must agree. Every issue is reported at once."""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from mode_ssm.config import AdaptConfig, LossWeights, LrMultipliers, Mixer, PhaseConfig, Smoothing, TrainConfig
+
+MODULES = tuple(field.name for field in fields(LrMultipliers))
+LOSS_TERMS = tuple(field.name for field in fields(LossWeights))
+SPLITS = ("train", "val", "test")
+_ERROR_RATES = ("per", "wer", "cer", "loss")
+
+_AT_LEAST_ONE = [
+    "data.feature_dim",
+    "data.batch_size",
+    "data.sessions_per_batch",
+    "data.eval_batch_size",
+    "model.d_model",
+    "model.stem.kernel_size",
+    "model.stem.stride",
+    "model.encoder.n_layers",
+    "model.encoder.d_state",
+    "model.encoder.d_conv",
+    "model.encoder.expand",
+    "model.encoder.headdim",
+    "model.mode.n_modes",
+    "model.mode.hidden",
+    "model.denoiser.n_steps",
+    "model.denoiser.hidden",
+    "model.heads.predictor_context",
+    "model.heads.d_joint",
+    "optim.accumulation",
+    "lm.order",
+    "decode.beam_size",
+    "decode.nbest",
+    "decode.rnnt_beam_size",
+    "decode.rnnt_max_symbols",
+    "adapt.batch_size",
+    "checkpoint.every_steps",
+    "checkpoint.keep",
+    "logging.every_steps",
+]
+_POSITIVE = [
+    "optim.lr",
+    "optim.eps",
+    "optim.clip_norm",
+    "model.encoder.dt_min",
+    "model.encoder.dt_max",
+    "decode.acoustic_scale",
+    "adapt.lr",
+]
+_NOT_NEGATIVE = [
+    "seed",
+    "data.num_workers",
+    "data.smoothing_std",
+    "data.augment.white_noise_std",
+    "data.augment.constant_offset_std",
+    "data.augment.random_cut_bins",
+    "data.augment.time_masks",
+    "data.simulate.seed",
+    "model.denoiser.corruption_std",
+    "optim.weight_decay",
+    "optim.warmup_steps",
+    "decode.lm_scale",
+    "decode.blank_penalty",
+    "adapt.steps",
+    "adapt.ctc_weight",
+    "adapt.rnnt_weight",
+    "parallel.threads",
+]
+_FROM_0_TO_1 = ["data.augment.time_mask_max_fraction", "model.session_dropout", "optim.min_lr_ratio"]
+_FROM_0_BELOW_1 = [
+    "data.augment.time_warp",
+    "model.stem.input_dropout",
+    "model.encoder.dropout",
+    "model.encoder.drop_path",
+    "model.heads.predictor_dropout",
+    "optim.beta1",
+    "optim.beta2",
+]
+_FINITE = ["model.encoder.dt_bias_shift", "decode.word_bonus"]
+_RANGES = (
+    (_AT_LEAST_ONE, "at least 1", lambda value: value >= 1),
+    (_POSITIVE, "above 0", lambda value: 0 < value < math.inf),
+    (_NOT_NEGATIVE, "0 or above", lambda value: 0 <= value < math.inf),
+    (_FROM_0_TO_1, "from 0 to 1", lambda value: 0 <= value <= 1),
+    (_FROM_0_BELOW_1, "from 0 to below 1", lambda value: 0 <= value < 1),
+    (_FINITE, "a finite number", math.isfinite),
+)
+
+
+def validate(config: TrainConfig) -> None:
+    """Raise one `ValueError` with a line for every value that makes no sense: key, value, what would."""
+    issues = [*_ranges(config), *_run(config), *_data(config), *_model(config), *_curriculum(config), *_search(config)]
+    if issues:
+        raise ValueError("\n  ".join(["the configuration does not make sense:", *issues]) if issues[1:] else issues[0])
+
+
+def validate_split(split: str) -> None:
+    """Raise `ValueError` for a split that no dataset has."""
+    if split not in SPLITS:
+        raise ValueError(f"split={split}: expected one of {', '.join(SPLITS)}")
+
+
+def _value(config: TrainConfig, path: str) -> Any:
+    value: Any = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _ranges(config: TrainConfig) -> Iterator[str]:
+    for paths, words, accepts in _RANGES:
+        for path in paths:
+            value = _value(config, path)
+            if not accepts(value):
+                yield f"{path}={value}: expected {words}"
+
+
+def _run(config: TrainConfig) -> Iterator[str]:
+    if not re.fullmatch(r"[\w.=+,-]+", config.run_name) or config.run_name in (".", ".."):
+        yield f"run_name={config.run_name}: expected a folder name of letters, digits and _ - . = + ,"
+    if config.resume and config.overwrite:
+        yield "resume=true and overwrite=true exclude each other: continue the run, or start it afresh"
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.parallel.device):
+        yield f"parallel.device={config.parallel.device}: expected auto, cpu, cuda or cuda:<number>"
+    metric = config.checkpoint.metric
+    if not re.fullmatch(r"val/\w+", metric):
+        yield f"checkpoint.metric={metric}: expected a validation metric such as val/per or val/wer"
+    elif config.checkpoint.higher_is_better and metric.removeprefix("val/").split("_")[0] in _ERROR_RATES:
+        yield f"checkpoint.higher_is_better=true: {metric} is better when lower; set it to false"
+
+
+def _data(config: TrainConfig) -> Iterator[str]:
+    data = config.data
+    if data.sessions_per_batch > data.batch_size:
+        yield (
+            f"data.sessions_per_batch={data.sessions_per_batch}: expected at most data.batch_size={data.batch_size}, "
+            "because a batch cannot mix more sessions than it has trials"
+        )
+    if data.smoothing is not Smoothing.none and data.smoothing_std == 0:
+        yield f"data.smoothing_std=0: {data.smoothing.name} smoothing needs a width; or set data.smoothing=none"
+    if data.train_sessions is not None and not data.train_sessions:
+        yield "data.train_sessions=[]: expected at least one session, or null for all"
+
+
+def _model(config: TrainConfig) -> Iterator[str]:
+    model, encoder = config.model, config.model.encoder
+    d_inner = model.d_model * encoder.expand
+    if encoder.mixer is Mixer.mamba2 and encoder.headdim >= 1 and d_inner >= 1 and d_inner % encoder.headdim:
+        fitting = [width for width in (8, 16, 32, 64, 128, 256) if d_inner % width == 0] or [d_inner]
+        yield (
+            f"model.encoder.headdim={encoder.headdim}: must divide d_model x expand = {d_inner}; "
+            f"for example {', '.join(map(str, fitting))}"
+        )
+    if model.stem.kernel_size < model.stem.stride:
+        yield (
+            f"model.stem.kernel_size={model.stem.kernel_size}: expected at least model.stem.stride="
+            f"{model.stem.stride}, or bins between two frames would be seen by none"
+        )
+    if encoder.dt_min > encoder.dt_max:
+        yield f"model.encoder.dt_min={encoder.dt_min}: expected at most model.encoder.dt_max={encoder.dt_max}"
+
+
+def _curriculum(config: TrainConfig) -> Iterator[str]:
+    if not config.curriculum.phases:
+        yield "curriculum.phases={}: expected at least one phase; choose a curriculum, e.g. curriculum=four_stage"
+    for name, phase in config.curriculum.phases.items():
+        yield from _phase(f"curriculum.phases.{name}", phase)
+
+
+def _phase(path: str, phase: PhaseConfig) -> Iterator[str]:
+    if (phase.epochs is None) == (phase.steps is None):
+        yield f"{path}: epochs={_null(phase.epochs)} steps={_null(phase.steps)}: give exactly one, the other is null"
+    lengths = {"epochs": phase.epochs, "steps": phase.steps, "evaluate_every_epochs": phase.evaluate_every_epochs}
+    for key, value in (lengths | {"patience": phase.patience}).items():
+        if value is not None and not 0 < value < math.inf:
+            yield f"{path}.{key}={value}: expected above 0, or null"
+    if phase.patience is not None and phase.evaluate_every_epochs is None:
+        yield f"{path}.patience={phase.patience}: counts evaluations; set {path}.evaluate_every_epochs too"
+    known = ", ".join(MODULES)
+    if not phase.train:
+        yield f"{path}.train=[]: expected at least one of {known}"
+    for module in phase.train:
+        if module not in MODULES:
+            yield f"{path}.train: unknown module {module!r}; known: {known}"
+    for module in sorted({module for module in phase.train if phase.train.count(module) > 1}):
+        yield f"{path}.train: {module!r} stands there twice"
+    weights = {term: getattr(phase.loss, term) for term in LOSS_TERMS}
+    for term, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            yield f"{path}.loss.{term}={weight}: expected 0 or above"
+    if not any(weights.values()):
+        yield f"{path}.loss: every weight is 0; give one to at least one of {', '.join(LOSS_TERMS)}"
+    for module in MODULES:
+        multiplier = getattr(phase.lr_multipliers, module)
+        if not 0 < multiplier < math.inf:
+            yield f"{path}.lr_multipliers.{module}={multiplier}: expected above 0; leave it out of train to freeze it"
+
+
+def _search(config: TrainConfig) -> Iterator[str]:
+    if config.decode.nbest > config.decode.beam_size:
+        yield (
+            f"decode.nbest={config.decode.nbest}: expected at most decode.beam_size={config.decode.beam_size}, "
+            "because a beam ends with no more hypotheses than it holds"
+        )
+    yield from _adapt(config.adapt)
+
+
+def _adapt(adapt: AdaptConfig) -> Iterator[str]:
+    if adapt.steps > 0 and adapt.ctc_weight == 0 and adapt.rnnt_weight == 0:
+        yield f"adapt.steps={adapt.steps}: nothing to minimise; give adapt.ctc_weight or adapt.rnnt_weight, or 0 steps"
+
+
+def _null(value: float | None) -> str:
+    return "null" if value is None else str(value)

@@ -1,0 +1,175 @@
+"""Words from CTC log-probabilities: a prefix beam search over the lexicon tree with a word language model.
+
+A hypothesis is a word history and a place in the tree. It carries the exact probability of all frame labellings that
+end there, those that end in a blank apart from those that end in a label (Hannun et al. 2014, "First-pass large
+vocabulary continuous speech recognition using bi-directional recurrent DNNs").
+
+Shapes: T frames, V classes, H hypotheses, E extensions of hypotheses by one label.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from mode_ssm.decode.histories import Histories
+from mode_ssm.decode.lexicon_tree import LexiconTree
+from mode_ssm.decode.lm_fusion import LmFusion
+from mode_ssm.lm.lexicon import Lexicon
+from mode_ssm.lm.scorer import Scorer
+from mode_ssm.vocab import BLANK, NUM_CLASSES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hypothesis:
+    """A word sequence. score = acoustic_scale * acoustic_score + lm_scale * lm_score + word_bonus * len(words).
+
+    acoustic_score: log-probability of the frames, summed over pronunciations, silences and alignments (blank penalty
+    included). lm_score: log-probability of the words and the sentence end.
+    """
+
+    words: tuple[str, ...]
+    score: float
+    acoustic_score: float
+    lm_score: float
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+class CtcWordDecoder:
+    """Beam search for word sequences. Holds no state between utterances and can be pickled."""
+
+    def __init__(
+        self,
+        lexicon: Lexicon,
+        scorer: Scorer,
+        *,
+        beam_size: int = 100,
+        nbest: int = 10,
+        acoustic_scale: float = 1.0,
+        lm_scale: float = 1.0,
+        word_bonus: float = 0.0,
+        blank_penalty: float = 0.0,
+    ) -> None:
+        """A word sequence is worth what `Hypothesis` says.
+
+        `blank_penalty` is taken off the blank's log-probability at every frame. After every frame the best `beam_size`
+        hypotheses stay; inside a word a hypothesis is charged the best unigram that can still follow. Raises
+        `ValueError` for settings out of range and for lexicon words that the language model cannot produce.
+        """
+        for key, count in (("beam_size", beam_size), ("nbest", nbest)):
+            if count < 1:
+                raise ValueError(f"{key} must be at least 1, not {count}")
+        if acoustic_scale <= 0:
+            raise ValueError(f"acoustic_scale must be positive, not {acoustic_scale}")
+        self.beam_size = beam_size
+        self.nbest = nbest
+        self.acoustic_scale = acoustic_scale
+        self.blank_penalty = blank_penalty
+        self.words = lexicon.words
+        self.fusion = LmFusion(scorer, lm_scale=lm_scale, word_bonus=word_bonus)
+        self.tree = LexiconTree.build(lexicon)
+        self.look_ahead = self.tree.best_below(self.fusion.look_ahead(self.words))
+        self.look_ahead[:NUM_CLASSES] = 0.0  # no word has begun
+
+    def decode(self, log_probs: np.ndarray) -> list[Hypothesis]:
+        """The best word sequences of an utterance, best first, at most `nbest` and at least one.
+
+        log_probs: (T, V) natural-log class probabilities. Every hypothesis ends at the end of a word or in the silence
+        after it. Should none that the beam kept do so, the unfinished word is dropped. The empty sequence is returned
+        only when no other is left. Raises `ValueError` for a wrong shape, NaN, or plus infinity.
+        """
+        if log_probs.ndim != 2 or log_probs.shape[1] != NUM_CLASSES:
+            raise ValueError(f"log_probs must be (frames, {NUM_CLASSES}), not {log_probs.shape}")
+        frames = log_probs.astype(np.float64)
+        if not np.all(frames < math.inf):
+            frame = int(np.argmin((frames < math.inf).all(axis=1)))
+            raise ValueError(f"log_probs hold NaN or plus infinity at frame {frame} of {len(frames)}")
+        frames[:, BLANK] -= self.blank_penalty
+        search = _Search(self)
+        for frame_log_probs in frames:
+            search.step(frame_log_probs)
+        return search.finalize()
+
+
+class _Search:
+    """The beam of one utterance: arrays over hypotheses."""
+
+    def __init__(self, decoder: CtcWordDecoder) -> None:
+        self._decoder = decoder
+        self._tree = decoder.tree
+        self._num_children = np.diff(decoder.tree.child_start)
+        self._num_words = np.diff(decoder.tree.word_start)
+        self._histories = Histories(decoder.fusion, decoder.words)
+        self._history = np.zeros(1, np.int64)  # (H,)
+        self._node = np.zeros(1, np.int64)  # (H,)
+        self._blank = np.zeros(1)  # (H,) log-probability of labellings that end in a blank
+        self._label = np.full(1, -math.inf)  # (H,) ... that end in the node's label
+
+    def step(self, frame: np.ndarray) -> None:
+        """Advance by one frame of log-probabilities (V,)."""
+        if len(self._node) == 0:
+            return
+        tree, total = self._tree, np.logaddexp(self._blank, self._label)
+        last = tree.label[self._node]
+        source, child = _expand(self._node, tree.child_start, tree.child, self._num_children)  # (E,)
+        label = tree.label[child]
+        # The same label again is a new one only after a blank.
+        mass = np.where(label == last[source], self._blank[source], total[source]) + frame[label]
+        inner = np.flatnonzero(self._num_children[child])
+        ending, word = _expand(child, tree.word_start, tree.word, self._num_words)
+        longer = self._histories.extend(self._history[source[ending]], word)
+
+        history = np.concatenate([self._history, self._history[source[inner]], longer])
+        node = np.concatenate([self._node, child[inner], label[ending]])
+        labelled = np.concatenate([self._label + frame[last], mass[inner], mass[ending]])
+        blank = np.full(len(node), -math.inf)
+        blank[: len(total)] = total + frame[BLANK]
+        self._merge_and_prune(history, node, blank, labelled)
+
+    def _merge_and_prune(self, history: np.ndarray, node: np.ndarray, blank: np.ndarray, label: np.ndarray) -> None:
+        key = history * len(self._tree) + node
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        first = np.flatnonzero(np.diff(key, prepend=-1))
+        blank = np.maximum.reduceat(blank[order], first)  # at most one of equal hypotheses comes by a blank
+        label = np.logaddexp.reduceat(label[order], first)
+        history, node = np.divmod(key[first], len(self._tree))
+        decoder = self._decoder
+        score = decoder.acoustic_scale * np.logaddexp(blank, label)
+        score += self._histories.fused(history) + decoder.look_ahead[node]
+        kept = np.flatnonzero(score > -math.inf)
+        if len(kept) > decoder.beam_size:
+            kept = kept[np.argpartition(-score[kept], decoder.beam_size - 1)[: decoder.beam_size]]
+        self._history, self._node, self._blank, self._label = history[kept], node[kept], blank[kept], label[kept]
+
+    def finalize(self) -> list[Hypothesis]:
+        decoder, total = self._decoder, np.logaddexp(self._blank, self._label)
+        complete = self._node < NUM_CLASSES
+        if not np.any(complete & (self._history > 0)):
+            complete[:] = True
+        masses: dict[int, float] = {}
+        for history, mass in zip(self._history[complete].tolist(), total[complete].tolist(), strict=True):
+            masses[history] = float(np.logaddexp(masses.get(history, -math.inf), mass))
+        if len(masses) > 1:
+            masses.pop(0, None)
+        hypotheses = []
+        for history, mass in (masses or {0: -math.inf}).items():
+            lm_score, fused = self._histories.finish(history)
+            score = decoder.acoustic_scale * mass + fused
+            words = self._histories.words(history)
+            hypotheses.append(Hypothesis(words=words, score=score, acoustic_score=mass, lm_score=lm_score))
+        hypotheses.sort(key=lambda hypothesis: (-hypothesis.score, hypothesis.words))
+        return hypotheses[: decoder.nbest]
+
+
+def _expand(
+    rows: np.ndarray, start: np.ndarray, values: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The values of compressed rows: for each, the position in `rows` that it comes from, and the value."""
+    count = lengths[rows]
+    position = np.repeat(np.arange(len(rows)), count)
+    offset = np.arange(len(position)) - np.repeat(np.cumsum(count) - count, count)
+    return position, values[start[rows][position] + offset]

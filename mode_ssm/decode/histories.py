@@ -1,0 +1,68 @@
+"""Word histories of one search, interned: equal word sequences share one number."""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from mode_ssm.decode.lm_fusion import LmFusion
+
+
+class Histories:
+    """A tree of word sequences, each with its LM log-probability and state. Number 0 is the empty sequence."""
+
+    def __init__(self, fusion: LmFusion, words: Sequence[str]) -> None:
+        self._fusion = fusion
+        self._words = words
+        self._parent = [-1]
+        self._word = [-1]
+        self._num_words = [0]
+        self._state: list[Hashable] = [fusion.start()]
+        self._lm_log_prob = [0.0]
+        self._child: dict[int, int] = {}  # history * number of words + word -> longer history
+        self._fused = np.zeros(1024)
+
+    def __len__(self) -> int:
+        return len(self._parent)
+
+    def extend(self, histories: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """The histories (n,) that follow when `words` (n,) are appended; the LM is asked once for each new one."""
+        find = self._child.get
+        pairs = (histories * len(self._words) + words).tolist()
+        found = [find(pair, -1) for pair in pairs]
+        for position, history in enumerate(found):
+            if history < 0:  # it may have come into being a moment ago
+                pair = pairs[position]
+                known = find(pair, -1)
+                found[position] = known if known >= 0 else self._add(pair)
+        return np.array(found, np.int64)
+
+    def fused(self, histories: np.ndarray) -> np.ndarray:
+        """What the words of each history add to the score: (n,)."""
+        return self._fused[histories]
+
+    def words(self, history: int) -> tuple[str, ...]:
+        words: list[str] = []
+        while history > 0:
+            words.append(self._words[self._word[history]])
+            history = self._parent[history]
+        return tuple(reversed(words))
+
+    def finish(self, history: int) -> tuple[float, float]:
+        """LM log-probability with the sentence end, and what words and end together add to the score."""
+        lm_log_prob = self._lm_log_prob[history] + self._fusion.end(self._state[history])
+        return lm_log_prob, self._fusion.combine(lm_log_prob, self._num_words[history])
+
+    def _add(self, pair: int) -> int:
+        parent, word = divmod(pair, len(self._words))
+        log_prob, state = self._fusion.word(self._state[parent], self._words[word])
+        number = len(self._parent)
+        self._child[pair] = number
+        self._parent.append(parent)
+        self._word.append(word)
+        self._num_words.append(self._num_words[parent] + 1)
+        self._state.append(state)
+        self._lm_log_prob.append(self._lm_log_prob[parent] + log_prob)
+        if number == len(self._fused):
+            self._fused = np.concatenate([self._fused, np.zeros_like(self._fused)])
+        self._fused[number] = self._fusion.combine(self._lm_log_prob[number], self._num_words[number])
+        return number

@@ -1,0 +1,178 @@
+"""The Mamba-1 selective scan: a linear recurrence with its own decay for every channel and state.
+
+Per channel, with state `h (N,)`:  `h[t] = exp(dt[t] A) h[t-1] + dt[t] u[t] B[t]`,  `y[t] = C[t] . h[t] + D u[t]`.
+Shapes: B batch, T padded length, D channels, N state width, Q frames a chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mode_ssm.ops.lengths import length_mask
+
+CHUNK_FRAMES = 16  # near sqrt(T) for T of 50 to 500, which keeps saved plus recomputed states lowest
+
+
+def selective_scan(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    lengths: Tensor | None = None,
+    initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Scan whole sequences (Gu and Dao 2023, section 3.3 and algorithm 2).
+
+    Only the states at chunk starts are kept for the backward pass; the others are computed again there. Every factor
+    is the exponential of a single step, so the result holds for any step size. Differentiable once.
+
+    Args:
+        u: `(B, T, D)`; padding may hold any finite value in every input.
+        dt: `(B, T, D)` positive step sizes (softplus already applied).
+        A: `(D, N)` negative.
+        B: `(B, T, N)` input projections.
+        C: `(B, T, N)` output projections.
+        D: `(D,)` skip weights, or None.
+        lengths: `(B,)` integer valid frames of each row; None means T for all.
+        initial_state: `(B, D, N)`; None means zeros.
+
+    Returns:
+        `y (B, T, D)` in the dtype of `u`, zero in padding, and the state at each row's length `(B, D, N)`.
+        Computed, and the state returned, in float32 at least, under autocast too.
+    """
+    batch, time, channels = u.shape
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    with torch.autocast(u.device.type, enabled=False):
+        u_, dt_, A_, B_, C_ = (tensor.to(dtype) for tensor in (u, dt, A, B, C))
+        state = u_.new_zeros(batch, channels, A.shape[1]) if initial_state is None else initial_state.to(dtype)
+        mask = None if lengths is None else length_mask(lengths, time)[:, :, None]
+        if mask is not None:
+            dt_ = dt_.masked_fill(~mask, 0.0)  # decay 1, input 0: the state stands still
+        y, final_state = _SelectiveScan.apply(u_, dt_, A_, B_, C_, state)  # type: ignore[no-untyped-call]
+        if D is not None:
+            y = y + u_ * D.to(dtype)
+        if mask is not None:
+            y = y.masked_fill(~mask, 0.0)
+    return y.to(u.dtype), final_state
+
+
+class _SelectiveScan(torch.autograd.Function):
+    """The recurrence without skip and lengths. Works time first, so that a frame is one contiguous block."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        steps, B_, C_ = (tensor.transpose(0, 1).contiguous() for tensor in (dt, B, C))  # (T, B, D or N)
+        inputs = (u * dt).transpose(0, 1).contiguous()  # (T, B, D)
+        y = torch.empty_like(inputs)
+        starts = []
+        state = initial_state
+        for begin in range(0, len(inputs), CHUNK_FRAMES):
+            chunk = slice(begin, begin + CHUNK_FRAMES)
+            starts.append(state)
+            _, states = _run_chunk(state, inputs[chunk], steps[chunk], A, B_[chunk])
+            y[chunk] = (states @ C_[chunk, :, :, None])[..., 0]
+            state = states[-1].clone()  # not a view, which would keep the whole chunk alive
+        ctx.save_for_backward(u, dt, A, B, C, *starts)
+        return y.transpose(0, 1).contiguous(), state
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_y: Tensor, grad_final: Tensor) -> tuple[Tensor, ...]:
+        u, dt, A, B, C, *starts = ctx.saved_tensors
+        steps, B_, C_, grad_y = (tensor.transpose(0, 1).contiguous() for tensor in (dt, B, C, grad_y))
+        inputs = (u * dt).transpose(0, 1).contiguous()
+        grad_inputs, grad_steps = torch.empty_like(inputs), torch.empty_like(steps)
+        grad_A, grad_B, grad_C = torch.zeros_like(A), torch.empty_like(B_), torch.empty_like(C_)
+        carried = grad_final  # gradient of the state that leaves the chunk
+        for begin, start in reversed(list(zip(range(0, len(inputs), CHUNK_FRAMES), starts, strict=True))):
+            chunk = slice(begin, begin + CHUNK_FRAMES)
+            decays, states = _run_chunk(start, inputs[chunk], steps[chunk], A, B_[chunk])
+            grad_C[chunk] = (grad_y[chunk, :, None] @ states)[:, :, 0]
+            grads = grad_y[chunk, ..., None] * C_[chunk, :, None]  # (Q, B, D, N), becomes d loss / d h[t]
+            grads[-1] += carried
+            for t in range(len(grads) - 1, 0, -1):
+                grads[t - 1].addcmul_(decays[t], grads[t])
+            grad_inputs[chunk] = (grads @ B_[chunk, :, :, None])[..., 0]
+            grad_B[chunk] = (inputs[chunk, :, None] @ grads)[:, :, 0]
+            carried = decays[0] * grads[0]
+            grads.mul_(decays)
+            grads[0] *= start
+            grads[1:] *= states[:-1]  # d loss / d (dt A)
+            grad_steps[chunk] = (grads * A).sum(-1)
+            grad_A += (grads * steps[chunk, ..., None]).sum((0, 1))
+        grad_inputs = grad_inputs.transpose(0, 1)
+        return (
+            grad_inputs * dt,
+            grad_inputs * u + grad_steps.transpose(0, 1),
+            grad_A,
+            grad_B.transpose(0, 1),
+            grad_C.transpose(0, 1),
+            carried,
+        )
+
+
+def _run_chunk(state: Tensor, inputs: Tensor, steps: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """Decays and states `(Q, B, D, N)` of a chunk from the state `(B, D, N)` before it; the rest is time first."""
+    decays = (steps[..., None] * A).exp_()
+    states = inputs[..., None] * B[:, :, None]
+    for decay, after in zip(decays.unbind(), states.unbind(), strict=True):
+        state = after.addcmul_(decay, state)
+    return decays, states
+
+
+def selective_scan_step(
+    state: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """One frame of `selective_scan`.
+
+    Args:
+        state: `(B, D, N)`, float32 or float64.
+        u: `(B, D)`.
+        dt: `(B, D)` positive.
+        A: `(D, N)` negative.
+        B: `(B, N)`.
+        C: `(B, N)`.
+        D: `(D,)` or None.
+
+    Returns:
+        `y (B, D)` in the dtype of `u` and the next state `(B, D, N)` in the dtype of `state`.
+    """
+    with torch.autocast(u.device.type, enabled=False):
+        u_, dt_, A_, B_, C_ = (tensor.to(state.dtype) for tensor in (u, dt, A, B, C))
+        state = torch.exp(dt_[..., None] * A_) * state + (dt_ * u_)[..., None] * B_[:, None]
+        y = (state * C_[:, None]).sum(-1)
+        if D is not None:
+            y = y + u_ * D.to(state.dtype)
+    return y.to(u.dtype), state
+
+
+def selective_scan_reference(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    lengths: Tensor | None = None,
+    initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`selective_scan` frame by frame: the recurrence as it is written in the paper. Slow; for tests."""
+    batch, time, channels = u.shape
+    valid = torch.full((batch,), time, device=u.device) if lengths is None else lengths
+    state = u.new_zeros(batch, channels, A.shape[1]) if initial_state is None else initial_state
+    outputs = []
+    for t in range(time):
+        y, moved = selective_scan_step(state, u[:, t], dt[:, t], A, B[:, t], C[:, t], D)
+        inside = t < valid
+        state = torch.where(inside[:, None, None], moved, state)
+        outputs.append(torch.where(inside[:, None], y, 0.0))
+    return torch.stack(outputs, 1), state

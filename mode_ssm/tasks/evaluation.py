@@ -1,0 +1,143 @@
+"""Evaluation of a model on a split: word decoder, decoding with and without adaptation, results, summary, example."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mode_ssm.adapt.test_time import Adaptation
+from mode_ssm.config import TrainConfig
+from mode_ssm.data.batch import TrialInfo
+from mode_ssm.decode.ctc_beam import CtcWordDecoder
+from mode_ssm.lm.lexicon import Lexicon
+from mode_ssm.lm.ngram import NGramLM
+from mode_ssm.metrics import seen_unseen_split
+from mode_ssm.models.mode_ssm import MODE_SSM
+from mode_ssm.tasks.decoding import DecodedTrial, decode_trials
+from mode_ssm.tasks.results import TrialResult, summarise
+from mode_ssm.tasks.transcription_data import TranscriptionData
+from mode_ssm.vocab import normalise_sentence
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Results in the order of the split, their summary, the decoded trials by name, adaptations by session."""
+
+    results: list[TrialResult]
+    summary: dict[str, Any]
+    decoded: dict[str, DecodedTrial]
+    adaptations: dict[str, Adaptation] = field(default_factory=dict)
+
+
+def build_word_decoder(config: TrainConfig, data: TranscriptionData) -> CtcWordDecoder | None:
+    """The lexicon and the n-gram model of the training sentences in one decoder; None where there is no lexicon."""
+    beside = Path(config.data.root) / "lexicon.txt"
+    if config.lm.lexicon is None and not beside.exists():
+        logger.warning("no lexicon.txt beside the data and no lm.lexicon=...: phonemes are decoded, words are not")
+        return None
+    lexicon = Lexicon.read(config.lm.lexicon or beside)
+    sentences = data.training_sentences()
+    for path in config.lm.texts:
+        with open(path, encoding="utf-8") as file:
+            sentences += [normalise_sentence(line) for line in file if line.strip()]
+    lm = NGramLM.estimate(sentences, config.lm.order, lexicon.words)
+    decode = config.decode
+    return CtcWordDecoder(
+        lexicon,
+        lm,
+        beam_size=decode.beam_size,
+        nbest=decode.nbest,
+        acoustic_scale=decode.acoustic_scale,
+        lm_scale=decode.lm_scale,
+        word_bonus=decode.word_bonus,
+        blank_penalty=decode.blank_penalty,
+    )
+
+
+def evaluate_split(
+    model: MODE_SSM,
+    data: TranscriptionData,
+    split: str,
+    config: TrainConfig,
+    device: torch.device,
+    *,
+    tta: bool = False,
+    processes: int = 1,
+    progress: bool = True,
+) -> Evaluation:
+    """Decode a split and compare it with its labels, or with the truth file where the split withholds them.
+
+    With `tta` every trial is decoded twice, so that the report shows words without and with adaptation.
+    Raises `ValueError` for an empty split or one without labels.
+    """
+    trials = data.trials(split)
+    if not data.has_labels(split):
+        raise ValueError(f"split={split} has no labels to compare with; make_submission.py decodes it without")
+    decoder = build_word_decoder(config, data)
+    plain, _ = decode_trials(
+        model, data, trials, config.decode, device, decoder, processes=processes, progress=progress
+    )
+    decoded, adaptations = plain, {}
+    if tta:
+        decoded, adaptations = decode_trials(
+            model,
+            data,
+            trials,
+            config.decode,
+            device,
+            decoder,
+            adapt=config.adapt,
+            processes=processes,
+            progress=progress,
+        )
+    results = _results(data, trials, decoded, plain if tta else None)
+    summary = summarise(results, seed=config.seed)
+    if tta:
+        summary["adaptation"] = {name: _adaptation_row(a) for name, a in adaptations.items()}
+    return Evaluation(results, summary, decoded, adaptations)
+
+
+def _results(
+    data: TranscriptionData,
+    trials: Sequence[TrialInfo],
+    decoded: dict[str, DecodedTrial],
+    plain: dict[str, DecodedTrial] | None,
+) -> list[TrialResult]:
+    references = [data.reference(info) for info in trials]
+    seen = seen_unseen_split(data.training_sentences(), [reference.sentence for reference in references])
+    results = []
+    for info, reference, is_seen in zip(trials, references, seen, strict=True):
+        trial = decoded[info.name]
+        before = plain[info.name] if plain is not None else None
+        results.append(
+            TrialResult(
+                info=info,
+                reference_phonemes=reference.phonemes.tolist(),
+                reference_sentence=reference.sentence,
+                phonemes=trial.phonemes,
+                ctc_phonemes=trial.ctc_phonemes,
+                rnnt_phonemes=trial.rnnt_phonemes,
+                words=trial.words,
+                words_without_tta=before.words if before is not None else None,
+                phonemes_without_tta=before.phonemes if before is not None else None,
+                corpus=reference.corpus,
+                mode=reference.mode,
+                seen=bool(is_seen),
+                mode_posterior=trial.mode_posterior,
+            )
+        )
+    return results
+
+
+def _adaptation_row(adaptation: Adaptation) -> dict[str, Any]:
+    return {
+        "steps": adaptation.steps,
+        "entropy_before": adaptation.entropy_before,
+        "entropy_after": adaptation.entropy_after,
+        "refused": adaptation.refused,
+    }

@@ -1,0 +1,125 @@
+"""The processes of a run: who am I, which device is mine, how do we agree.
+
+Control messages (counts, flags, objects) go over gloo on the CPU, also where gradients go over NCCL: a rank that waits
+there for an evaluation on rank 0 neither spins the GPU nor trips NCCL's watchdog.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from mode_ssm.config import ParallelConfig
+
+# Ranks wait this long for each other; an evaluation with decoding on rank 0 takes minutes to hours.
+TIMEOUT = timedelta(hours=12)
+
+T = TypeVar("T")
+
+
+class RankZeroError(RuntimeError):
+    """Rank 0 failed at something that it did for all; raised on the others."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Distributed:
+    """One process of `world_size`. With one process every method is local and nothing is initialised."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        self.all_reduce_sum([0.0])
+
+    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sum over ranks in float64; the same list on every rank."""
+        if self.world_size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def broadcast_object(self, value: T) -> T:
+        """Rank 0's `value`, on every rank."""
+        return self.gather_objects(value)[0] if self.world_size > 1 else value
+
+    def gather_objects(self, value: T) -> list[T]:
+        """Every rank's `value` in the order of ranks, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+    def on_main(self, function: Callable[[], T]) -> T:
+        """Run `function` on rank 0 while the others wait; its result on every rank.
+
+        If it raises, every rank raises: rank 0 the error itself, the others a `RankZeroError`; none waits for ever.
+        """
+        if self.world_size == 1:
+            return function()
+        result: T | None = None
+        error: Exception | None = None
+        if self.is_main:
+            try:
+                result = function()
+            except Exception as caught:
+                error = caught
+        result, failure = self.broadcast_object((result, str(error) if error else None))
+        if error is not None:
+            raise error
+        if failure is not None:
+            raise RankZeroError(f"rank 0 stopped: {failure}")
+        return result  # type: ignore[return-value]
+
+    def close(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def available_cores() -> int:
+    """Cores that this process may use (a container's share, not the machine's)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_device(name: str, local_rank: int, local_world_size: int) -> torch.device:
+    """`auto`, `cpu` or `cuda` to a device; a one-line `ValueError` for anything that is not there."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"parallel.device={name} is unknown; choose auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("parallel.device=cuda, but torch sees no GPU here; use parallel.device=auto or cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_world_size > torch.cuda.device_count():
+        raise ValueError(
+            f"{local_world_size} processes on this machine, but {torch.cuda.device_count()} GPU(s); "
+            f"use torchrun --nproc_per_node={torch.cuda.device_count()} or parallel.device=cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def init_distributed(parallel: ParallelConfig) -> Distributed:
+    """Join the run that torchrun's environment describes; a single process without one. Sets CPU threads and device."""
+    rank = int(os.environ.get("RANK", 0))
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    device = choose_device(parallel.device, local_rank, local_world_size)
+    if parallel.threads < 0:
+        raise ValueError(f"parallel.threads={parallel.threads} must be positive, or 0 for cores divided by processes")
+    torch.set_num_threads(parallel.threads or max(1, available_cores() // local_world_size))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world_size > 1:
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    return Distributed(rank=rank, world_size=world_size, device=device)

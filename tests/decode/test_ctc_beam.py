@@ -1,0 +1,265 @@
+"""The word search against an enumeration of every frame labelling and every word sequence."""
+
+import itertools
+import math
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mode_ssm.decode.ctc_beam import CtcWordDecoder
+from mode_ssm.lm.lexicon import Lexicon
+from mode_ssm.lm.ngram import NGramLM
+from mode_ssm.vocab import BLANK, NUM_CLASSES, SIL, phonemes_to_ids
+
+WIDE = 10**6
+
+
+def collapse(labels):
+    merged = [label for label, _ in itertools.groupby(labels)]
+    return tuple(label for label in merged if label != BLANK)
+
+
+def label_sequence_probs(log_probs, classes):
+    """P(label sequence) by summing over all frame labellings."""
+    total = defaultdict(float)
+    for labels in itertools.product(classes, repeat=len(log_probs)):
+        total[collapse(labels)] += math.exp(sum(log_probs[t, c] for t, c in enumerate(labels)))
+    return total
+
+
+def readings(labels, lexicon):
+    """Every way to read a label sequence as words: one item for each choice of pronunciations and silences."""
+
+    def rest(position, silence_allowed):
+        if position == len(labels):
+            yield ()
+            return
+        if silence_allowed and labels[position] == SIL:
+            yield from rest(position + 1, False)
+        for word in lexicon:
+            for phones in lexicon[word]:
+                if tuple(labels[position : position + len(phones)]) == phones:
+                    for tail in rest(position + len(phones), True):
+                        yield (word, *tail)
+
+    return rest(0, True)
+
+
+def brute_force(log_probs, lexicon, lm, *, acoustic_scale=1.0, lm_scale=1.0, word_bonus=0.0, blank_penalty=0.0):
+    log_probs = log_probs.astype(np.float64)
+    log_probs[:, BLANK] -= blank_penalty
+    phones = {phone for word in lexicon for phones in lexicon[word] for phone in phones}
+    acoustic = defaultdict(float)
+    for labels, probability in label_sequence_probs(log_probs, [BLANK, SIL, *phones]).items():
+        for words in readings(labels, lexicon):
+            acoustic[words] += probability
+    scored = {
+        words: acoustic_scale * math.log(probability) + lm_scale * lm.sequence_log_prob(words) + word_bonus * len(words)
+        for words, probability in acoustic.items()
+        if words and probability > 0
+    }
+    return scored, {words: math.log(probability) for words, probability in acoustic.items() if probability > 0}
+
+
+def random_log_probs(rng, frames, sharpness=2.0):
+    logits = rng.normal(0, sharpness, (frames, NUM_CLASSES))
+    return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32)
+
+
+def emissions(labels, *, confidence=0.99):
+    """Log-probabilities that spell out one frame labelling."""
+    probs = np.full((len(labels), NUM_CLASSES), (1 - confidence) / (NUM_CLASSES - 1))
+    probs[np.arange(len(labels)), labels] = confidence
+    return np.log(probs).astype(np.float32)
+
+
+pronunciations = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple), min_size=1, max_size=2)
+lexicons = st.lists(pronunciations, min_size=1, max_size=4).map(
+    lambda entries: Lexicon({f"w{i}": entry for i, entry in enumerate(entries)})
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lexicon=lexicons,
+    frames=st.integers(1, 5),
+    order=st.integers(1, 3),
+    seed=st.integers(0, 2**32 - 1),
+    acoustic_scale=st.sampled_from([1.0, 0.4]),
+    lm_scale=st.sampled_from([0.0, 1.0, 1.7]),
+    word_bonus=st.sampled_from([0.0, 0.9, -0.5]),
+    blank_penalty=st.sampled_from([0.0, 1.5]),
+)
+def test_a_wide_beam_equals_brute_force(lexicon, frames, order, seed, **scales):
+    rng = np.random.default_rng(seed)
+    sentences = [" ".join(rng.choice(lexicon.words, rng.integers(1, 5))) for _ in range(8)]
+    lm = NGramLM.estimate(sentences, order, lexicon.words)
+    log_probs = random_log_probs(rng, frames)
+    expected, acoustic = brute_force(log_probs, lexicon, lm, **scales)
+    found = CtcWordDecoder(lexicon, lm, beam_size=WIDE, nbest=WIDE, **scales).decode(log_probs)
+    if not expected:
+        assert {hypothesis.words for hypothesis in found} == {()}
+        return
+    assert {hypothesis.words for hypothesis in found} == set(expected)
+    assert len(found) == len(expected)
+    for hypothesis in found:
+        assert hypothesis.score == pytest.approx(expected[hypothesis.words], abs=1e-9)
+        assert hypothesis.acoustic_score == pytest.approx(acoustic[hypothesis.words], abs=1e-9)
+        assert hypothesis.lm_score == pytest.approx(lm.sequence_log_prob(hypothesis.words), abs=1e-9)
+    scores = [hypothesis.score for hypothesis in found]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_acoustic_score_equals_ctc_loss_summed_over_silences():
+    rng = np.random.default_rng(0)
+    lexicon = Lexicon({"a": [(1, 2, 2)], "b": [(2, 3)]})
+    lm = NGramLM.estimate(["a b", "b a", "a"], 2)
+    log_probs = random_log_probs(rng, 12)
+    found = CtcWordDecoder(lexicon, lm, beam_size=WIDE, nbest=WIDE).decode(log_probs)
+    score = {hypothesis.words: hypothesis.acoustic_score for hypothesis in found}["a", "b"]
+    sequences = [
+        [SIL] * before + [1, 2, 2] + [SIL] * between + [2, 3] + [SIL] * after
+        for before, between, after in itertools.product([0, 1], repeat=3)
+    ]
+    losses = [
+        torch.nn.functional.ctc_loss(
+            torch.from_numpy(log_probs).double()[:, None], torch.tensor([labels]), [12], [len(labels)], reduction="none"
+        ).item()
+        for labels in sequences
+    ]
+    assert score == pytest.approx(np.logaddexp.reduce([-loss for loss in losses]), abs=1e-9)
+
+
+def test_every_homophone_and_every_pronunciation_can_be_decoded():
+    homophones = ["eight", "ate", "ait", "aight", "eyght", "eit", "eyot", "ayt"]
+    lexicon = Lexicon(
+        {
+            **{word: [phonemes_to_ids(["EY", "T"])] for word in homophones},
+            "read": [phonemes_to_ids(["R", "IY", "D"]), phonemes_to_ids(["R", "EH", "D"])],
+            "red": [phonemes_to_ids(["R", "EH", "D"])],
+            "you": [phonemes_to_ids(["Y", "UW"])],
+        }
+    )
+    lm = NGramLM.estimate([f"you {word}" for word in lexicon.words], 2, lexicon.words)
+    decoder = CtcWordDecoder(lexicon, lm, nbest=20)
+    y, uw, ey, t, r, eh, iy, d = phonemes_to_ids(["Y", "UW", "EY", "T", "R", "EH", "IY", "D"])
+    heard = {hypothesis.words for hypothesis in decoder.decode(emissions([y, uw, SIL, ey, t, SIL]))}
+    assert {("you", word) for word in homophones} <= heard
+    assert decoder.decode(emissions([r, iy, d]))[0].words == ("read",)
+    assert {hypothesis.words for hypothesis in decoder.decode(emissions([r, eh, d]))[:2]} == {("read",), ("red",)}
+
+
+def test_the_language_model_chooses_among_homophones():
+    lexicon = Lexicon({"two": [(31, 34)], "to": [(31, 34)], "go": [(14, 25)], "cups": [(20, 3)]})
+    lm = NGramLM.estimate(["go to", "go to", "two cups", "two cups", "to go", "go"] * 3, 3, lexicon.words)
+    decoder = CtcWordDecoder(lexicon, lm)
+    assert decoder.decode(emissions([14, 25, SIL, 31, 34, SIL]))[0].text == "go to"
+    assert decoder.decode(emissions([31, 34, SIL, 20, 3, SIL]))[0].text == "two cups"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [1, 2, 2, 2, 0, 3, 3],  # the last phoneme held over frames
+        [1, 2, 0, 0, 3],  # no silence between words
+        [1, 2, SIL, 3],
+        [SIL, 1, 2, SIL, SIL, 0, 3, SIL],
+    ],
+)
+def test_repeats_are_absorbed_and_silence_is_optional(labels):
+    lexicon = Lexicon({"a": [(1, 2)], "b": [(3,)]})
+    lm = NGramLM.estimate(["a b", "b a"], 2)
+    assert CtcWordDecoder(lexicon, lm).decode(emissions(labels))[0].words == ("a", "b")
+
+
+def test_the_same_phoneme_at_the_end_and_the_start_of_words_needs_a_blank_or_silence():
+    lexicon = Lexicon({"a": [(1, 2)], "b": [(2, 1)]})
+    lm = NGramLM.estimate(["a b", "b a", "a", "b"], 2)
+    decoder = CtcWordDecoder(lexicon, lm)
+    assert decoder.decode(emissions([1, 2, 0, 2, 1]))[0].words == ("a", "b")
+    assert decoder.decode(emissions([1, 2, SIL, 2, 1]))[0].words == ("a", "b")
+    certain = np.full((4, NUM_CLASSES), -math.inf, np.float32)
+    certain[np.arange(4), [1, 2, 2, 1]] = 0.0
+    assert decoder.decode(certain)[0].words != ("a", "b")
+
+
+def test_a_narrow_beam_finds_what_a_wide_one_finds_on_clear_emissions():
+    rng = np.random.default_rng(1)
+    lexicon = Lexicon({f"w{i}": [tuple(rng.integers(1, 10, rng.integers(2, 5)))] for i in range(30)})
+    sentences = [" ".join(rng.choice(lexicon.words, 4)) for _ in range(50)]
+    lm = NGramLM.estimate(sentences, 3, lexicon.words)
+    for sentence in sentences[:5]:
+        labels = [label for phones in lexicon.pronounce(sentence) for p in phones for label in (p, p, 0)]
+        decoder = CtcWordDecoder(lexicon, lm, beam_size=20)
+        pronounced = {w for w in lexicon if lexicon[w] in [lexicon[v] for v in sentence.split()]}
+        best = decoder.decode(emissions(labels, confidence=0.9))[0]
+        assert len(best.words) == 4
+        assert set(best.words) <= pronounced
+        wide = CtcWordDecoder(lexicon, lm, beam_size=2000).decode(emissions(labels, confidence=0.9))[0]
+        assert best.words == wide.words
+
+
+def test_lm_scale_and_word_bonus_move_the_choice():
+    lexicon = Lexicon({"long": [(1, 2, 3, 4)], "a": [(1, 2)], "b": [(3, 4)]})
+    lm = NGramLM.estimate(["long"] * 9 + ["a b"], 2)
+    log_probs = emissions([1, 2, 3, 4])
+    assert CtcWordDecoder(lexicon, lm).decode(log_probs)[0].words == ("long",)
+    assert CtcWordDecoder(lexicon, lm, word_bonus=20.0).decode(log_probs)[0].words == ("a", "b")
+    assert CtcWordDecoder(lexicon, lm, lm_scale=0.0, word_bonus=1.0).decode(log_probs)[0].words == ("a", "b")
+
+
+def test_empty_output_only_when_nothing_else_is_left():
+    lexicon = Lexicon({"a": [(1,)], "b": [(1, 2, 3)]})
+    lm = NGramLM.estimate(["a b", "b"], 2)
+    decoder = CtcWordDecoder(lexicon, lm, beam_size=WIDE)
+    silent = decoder.decode(emissions([0, 0, 0, 0]))
+    assert silent[0].words != ()
+    nothing = decoder.decode(np.zeros((0, NUM_CLASSES), np.float32))
+    assert [hypothesis.words for hypothesis in nothing] == [()]
+    assert nothing[0].score == pytest.approx(lm.end(lm.start()))
+    impossible = np.full((3, NUM_CLASSES), -math.inf, np.float32)
+    assert [hypothesis.words for hypothesis in decoder.decode(impossible)] == [()]
+
+
+def test_an_unfinished_word_is_dropped_when_no_hypothesis_ends_with_a_word():
+    lexicon = Lexicon({"a": [(1,)], "b": [(2, 3, 4)]})
+    lm = NGramLM.estimate(["a b", "b"], 2)
+    labels = np.full((3, NUM_CLASSES), -math.inf, np.float32)
+    labels[np.arange(3), [1, 2, 3]] = 0.0
+    assert [hypothesis.words for hypothesis in CtcWordDecoder(lexicon, lm).decode(labels)] == [("a",)]
+
+
+@pytest.mark.parametrize(
+    ("log_probs", "message"),
+    [
+        (np.zeros((4, 40), np.float32), r"must be \(frames, 41\), not \(4, 40\)"),
+        (np.where(np.arange(4)[:, None] == 2, np.nan, np.zeros((4, 41))), "NaN or plus infinity at frame 2 of 4"),
+    ],
+)
+def test_bad_log_probs_are_named(log_probs, message):
+    lexicon = Lexicon({"a": [(1,)]})
+    with pytest.raises(ValueError, match=message):
+        CtcWordDecoder(lexicon, NGramLM.estimate(["a"], 1)).decode(log_probs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beam_size": 0}, "beam_size must be at least 1, not 0"),
+        ({"nbest": 0}, "nbest must be at least 1"),
+        ({"acoustic_scale": 0.0}, "acoustic_scale must be positive"),
+        ({"lm_scale": -1.0}, "lm_scale must not be negative"),
+    ],
+)
+def test_bad_settings_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        CtcWordDecoder(Lexicon({"a": [(1,)]}), NGramLM.estimate(["a"], 1), **options)
+
+
+def test_a_lexicon_word_without_probability_is_an_error():
+    with pytest.raises(ValueError, match=r"1 of 2 lexicon words have no probability.*: b"):
+        CtcWordDecoder(Lexicon({"a": [(1,)], "b": [(2,)]}), NGramLM.estimate(["a"], 1))
