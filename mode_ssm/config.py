@@ -31,6 +31,7 @@ class SessionAdapter(Enum):
     none = "none"
     diagonal = "diagonal"  # a gain and an offset per feature and session
     affine = "affine"  # a full matrix and an offset per session, identity at the start
+    projection = "projection"  # the stem's projection differs by session; needs model.stem.projection
 
 
 class Mixer(Enum):
@@ -95,6 +96,7 @@ class DataConfig:
 
 @dataclass(kw_only=True, slots=True)
 class StemConfig:
+    projection: int | None = None  # project the features to this width before the convolution; null: no projection
     kernel_size: int = 8  # bins that one output frame sees
     stride: int = 4
     channel_gates: bool = True

@@ -1,4 +1,4 @@
-"""Pin every version: rewrite `constraint-dependencies` in pyproject.toml, and requirements.txt, from a fresh resolution.
+"""Pin every version: rewrite `constraint-dependencies` in pyproject.toml, and requirements.txt, from a resolution.
 
     uv run scripts/update_pins.py             # keep the pinned versions, pin what is new
     uv run scripts/update_pins.py --upgrade   # newest versions that the ranges in pyproject.toml allow

@@ -6,8 +6,10 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from mode_ssm.compose.keys import expected, find_key, schema_keys
-from mode_ssm.config import OVERRIDABLE_SECTIONS, TrainConfig
+from mode_ssm.compose.keys import ANY_NAME, Key, expected, find_key, schema_keys
+from mode_ssm.config import OVERRIDABLE_SECTIONS, PhaseConfig, TrainConfig
+
+_PHASES = "curriculum.phases"
 
 _TRAIN_USAGE = """\
 Train MODE_SSM, evaluate it, write the report.
@@ -65,24 +67,31 @@ def _groups(groups: Mapping[str, Sequence[str]], chosen: Mapping[str, str]) -> s
     return "Groups (group=choice" + ("; * is chosen here)" if chosen else ")") + "\n" + "\n".join(rows) + "\n"
 
 
-def _keys(composed: DictConfig, root: type) -> str:
+def _keys(composed: DictConfig, root: Any) -> str:
+    """A row for every key. Of a phase only what it changes: the keys that every phase has follow once."""
     keys = schema_keys(root)
+    default = OmegaConf.create({"phase": OmegaConf.structured(PhaseConfig)}).phase
+    usual = {f"{_PHASES}.{ANY_NAME}.{path}": value for path, value in _leaves(default, "")}
     rows = []
     for path, value in _leaves(composed, ""):
         key = find_key(path, keys)
         assert key is not None
-        notes = [key.comment] if key.comment else []
-        if "one of" in (values := expected(key.type)):
-            notes.append(values)
-        rows.append((f"{path}={value}", "; ".join(notes)))
-    width = min(max(len(setting) for setting, _ in rows), 48)
-    return "".join(f"  {setting:<{width}}  {note}".rstrip() + "\n" for setting, note in rows)
+        if usual.get(key.path) != value:
+            rows.append((f"{path}={value}", key))
+    if "curriculum" in composed:
+        rows += [(f"{path.replace(ANY_NAME, '<phase>')}={value}", keys[path]) for path, value in usual.items()]
+    return "".join(f"  {setting:<48}  {_note(key)}".rstrip() + "\n" for setting, key in rows)
+
+
+def _note(key: Key) -> str:
+    choices = expected(key.type)
+    return "; ".join(filter(None, [key.comment, choices if choices.startswith("one of") else ""]))
 
 
 def _leaves(node: DictConfig, prefix: str) -> list[tuple[str, str]]:
     leaves = []
     for name in node:
-        path = f"{prefix}{name}"
+        path = f"{prefix}{name!s}"
         if OmegaConf.is_missing(node, name):
             leaves.append((path, "???"))
         elif isinstance(node[name], DictConfig):

@@ -19,6 +19,7 @@ from mode_ssm import config
 
 ANY_NAME = "*"
 _CLOSE_ENOUGH = 0.6  # similarity from which a guess is worth printing
+_CLOSE_NAMES = 0.5  # and that of the last names alone
 
 
 class ConfigError(ValueError):
@@ -78,8 +79,7 @@ def _walk(kind: Any, prefix: str) -> Iterable[Key]:
             yield from _walk(hints[field.name], f"{path}.")
 
 
-@cache
-def schema_keys(schema: type) -> Mapping[str, Key]:
+def schema_keys(schema: Any) -> Mapping[str, Key]:
     """Every key of a root dataclass, sections included, in the order of the schema."""
     return {key.path: key for key in _walk(schema, "")}
 
@@ -105,7 +105,11 @@ def _spell_out(known: str, path: str) -> str:
 
 
 def similarity(a: str, b: str) -> float:
-    return SequenceMatcher(None, a, b).ratio()
+    """From 0 to 1; of two paths the mean over section and last name, 0 if the last names have little in common."""
+    section_a, _, name_a = a.rpartition(".")
+    section_b, _, name_b = b.rpartition(".")
+    names = SequenceMatcher(None, name_a, name_b).ratio()
+    return (names + SequenceMatcher(None, section_a, section_b).ratio()) / 2 if names >= _CLOSE_NAMES else 0.0
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
@@ -122,19 +126,23 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
 
 def unknown_key(path: str, keys: Mapping[str, Key], groups: Iterable[str] = ()) -> str:
     """One line for a key that does not exist, with the nearest that does, else with those of its section."""
-    leaf = path.rpartition(".")[2]
-    known = [_spell_out(key.path, path) for key in keys.values()] + list(groups)
-    same_leaf = [key.path for key in keys.values() if key.path.rpartition(".")[2] == leaf]
-    what = "key" if "." in path else "key or group"
+    section, _, leaf = path.rpartition(".")
+    what = "key" if section else "key or group"
+    parent = find_key(section, keys)
+    if parent is not None and not parent.is_section:
+        return f"unknown {what} {path!r}; did you mean {section!r}?"
+    named = [key.path for key in keys.values() if not key.path.endswith(ANY_NAME)]
+    known = [_spell_out(other, path) for other in named] + list(groups)
+    same_leaf = [other for other in named if other.rpartition(".")[2] == leaf]
     if same_leaf:
-        guesses = sorted({_spell_out(other, path) for other in same_leaf}, key=lambda other: -similarity(path, other))
+        guesses = sorted((_spell_out(other, path) for other in same_leaf), key=lambda other: -similarity(path, other))
         return f"unknown {what} {path!r}; did you mean {' or '.join(map(repr, guesses[:3]))}?"
     if guess := did_you_mean(path, known):
         return f"unknown {what} {path!r}{guess}"
-    section = path.rpartition(".")[0]
     while section and find_key(section, keys) is None:
         section = section.rpartition(".")[0]
-    inside = sorted({other[len(section) :].lstrip(".").split(".")[0] for other in known if other.startswith(section)})
+    start = f"{section}." if section else ""
+    inside = sorted({other[len(start) :].split(".")[0] for other in known if other.startswith(start)})
     return f"unknown {what} {path!r}; {section or 'the root'} has {', '.join(inside)}"
 
 

@@ -71,7 +71,7 @@ def run_jobs(jobs: Sequence[Sequence[str]], names: Sequence[str]) -> int:
     for number, (job, name) in enumerate(zip(jobs, names, strict=True), start=1):
         settings = [line for line in job if not line.startswith("run_name=")]
         print(f"[{number}/{len(jobs)}] {' '.join(settings)} -> {name}", flush=True)
-        code = subprocess.run([sys.executable, sys.argv[0], *settings, f"run_name={name}"], check=False).returncode
+        code = subprocess.run([sys.executable, sys.argv[0], *settings, f"run_name='{name}'"], check=False).returncode
         if code != 0:
             print(f"error: job {number} of {len(jobs)} ({name}) ended with exit code {code}", file=sys.stderr)
             return code
@@ -86,6 +86,8 @@ def run_main(main: Callable[[], object]) -> None:
     """
     try:
         main()
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         foreign = isinstance(error, ValueError) and not _raised_here(error.__traceback__)
         if foreign or os.environ.get(TRACEBACK_SWITCH) == "1":

@@ -13,10 +13,16 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationKeyError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from mode_ssm.compose import help_page, launch
-from mode_ssm.compose.keys import ConfigError, find_key, schema_keys, unknown_key, wrong_value
+from mode_ssm.compose.keys import ConfigError, did_you_mean, find_key, schema_keys, unknown_key, wrong_value
 from mode_ssm.compose.overrides import (
     EXPERIMENT,
     Space,
@@ -58,9 +64,9 @@ def load_train_config(argv: Sequence[str]) -> TrainConfig:
     lines = [checked(override, space, multirun=flags.multirun) for override in overrides]
     if flags.multirun:
         jobs = launch.sweep_jobs(overrides, lines, space)
-        names = [launch.job_name(_train_object(_compose_train(job, space)).run_name, job, lines) for job in jobs]
+        names = [launch.job_name(_train_object(_compose_train(job)).run_name, job, lines) for job in jobs]
         raise SystemExit(launch.run_jobs(jobs, names))
-    composed = _compose_train(lines, space)
+    composed = _compose_train(lines)
     if flags.help:
         help_page.show_train(composed, space.groups, _chosen(lines))
         raise SystemExit(0)
@@ -153,11 +159,9 @@ def _chosen(lines: Sequence[str]) -> dict[str, str]:
         return dict(compose("train", overrides=list(lines), return_hydra_config=True).hydra.runtime.choices)
 
 
-def _compose_train(lines: Sequence[str], space: Space) -> DictConfig:
-    if f"~{EXPERIMENT}" not in lines:
-        given = dict(line.split("=", 1) for line in lines if "=" in line)
-        choice = given.get(EXPERIMENT) or default_choice(EXPERIMENT, config_folder())
-        check_defaults_list(EXPERIMENT, choice, config_folder(), space.groups)
+def _compose_train(lines: Sequence[str]) -> DictConfig:
+    if not any(line.lstrip("~").split("=")[0] == EXPERIMENT for line in lines):
+        check_defaults_list(EXPERIMENT, default_choice(EXPERIMENT))
     return _composed("train", lines, TrainConfig)
 
 
@@ -201,6 +205,8 @@ def _in_one_line(error: Exception, lines: Sequence[str], root: type) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return where + unknown_choice(group, choice, error.options)
+    if isinstance(cause, InterpolationKeyError) and (name := re.search(r"'(.+?)'", str(cause))):
+        return f"${{{name[1]}}} refers to nothing: {unknown_key(name[1], keys)}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         key = cause.full_key
         if isinstance(cause, ConfigKeyError | ConfigAttributeError):
@@ -208,6 +214,9 @@ def _in_one_line(error: Exception, lines: Sequence[str], root: type) -> str:
         if isinstance(cause, ValidationError):
             return where + wrong_value(key, _refused_value(key, str(cause), lines), keys)
         return f"{where}{key}: {str(cause).splitlines()[0]}"
+    deleted = re.fullmatch(r"Could not delete from config. '(.+)' does not exist.", text)
+    if deleted:
+        return _unknown_name(deleted[1], lines, root)
     return where + "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
@@ -216,12 +225,16 @@ def _unknown_name(key: str, lines: Sequence[str], root: type) -> str:
     keys = schema_keys(root)
     if find_key(key, keys) is None:
         return unknown_key(key, keys)
-    parent, _, name = key.rpartition(".")
+    return _unknown_phase(key.rpartition(".")[2], lines)
+
+
+def _unknown_phase(phase: str, lines: Sequence[str]) -> str:
     groups = group_choices()
-    without = [line for line in lines if line.split("=")[0].lstrip("~") in groups]
-    names = list(OmegaConf.select(_composed("train", without, TrainConfig), parent))
+    choices = [line for line in lines if line.split("=")[0].lstrip("~") in groups]
+    phases = list(_composed("train", choices, TrainConfig).curriculum.phases)
     return (
-        f"unknown name {name!r} in {parent}; there are {', '.join(names)}; new ones are written in a file of configs/"
+        f"unknown phase {phase!r}{did_you_mean(phase, phases) or ';'} phases here: {', '.join(phases)}; "
+        "a new phase needs a file in configs/curriculum"
     )
 
 

@@ -19,7 +19,8 @@ from mode_ssm.compose.keys import ConfigError, Key, did_you_mean, find_key, unkn
 
 PACKAGE = Path(__file__).resolve().parent.parent
 EXPERIMENT = "experiment"
-_DEFAULT = re.compile(r"^(?:(?P<override>override)\s+)?/?(?P<group>[\w/]+)(?:@[\w.]+)?$")
+_SWEEP = "is a sweep, which needs train.py --multirun; a text with commas is quoted, a list is written [a,b]"
+_DEFAULT = re.compile(r"^(?:override\s+)?/?(?P<group>[\w/]+)(?:@[\w.]+)?$")
 
 
 def config_folder() -> Path:
@@ -28,12 +29,11 @@ def config_folder() -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / "configs"
 
 
-def group_choices(folder: Path | None = None) -> dict[str, list[str]]:
-    """{group: its choices} of a configuration folder."""
-    folder = folder or config_folder()
+def group_choices() -> dict[str, list[str]]:
+    """{group: its choices}."""
     return {
         group.name: sorted(file.stem for file in group.glob("*.yaml"))
-        for group in sorted(folder.iterdir())
+        for group in sorted(config_folder().iterdir())
         if group.is_dir() and not group.name.startswith((".", "_"))
     }
 
@@ -63,7 +63,7 @@ def parse(arguments: Iterable[str]) -> list[Override]:
         try:
             override = parser.parse_override(argument)
         except HydraException as error:
-            raise ConfigError(f"cannot read {argument!r}: {_reason(error)}; write key=value") from error
+            raise ConfigError(f"cannot read {argument!r}: {_reason(argument, error)}; write key=value") from error
         if not override.key_or_group:
             raise ConfigError(f"cannot read {argument!r}: no key before '='; write key=value")
         if override.package is not None:
@@ -74,9 +74,13 @@ def parse(arguments: Iterable[str]) -> list[Override]:
     return overrides
 
 
-def _reason(error: HydraException) -> str:
+def _reason(argument: str, error: HydraException) -> str:
+    """The parser's complaint without its list of tokens."""
+    if "=" not in argument:
+        return "no '='"
     lines = [line.strip() for line in str(error).splitlines()]
-    return next(line for line in lines if not line.startswith(("Error parsing override", "See ")))
+    reason = next(line for line in lines if not line.startswith(("Error parsing override", "See ")))
+    return reason.partition(" expecting ")[0]
 
 
 def _value_paths(prefix: str, value: Any) -> Iterable[str]:
@@ -96,7 +100,7 @@ def checked(override: Override, space: Space, multirun: bool = False) -> str:
     if key.split(".")[0].split("/")[0] == "hydra":
         raise ConfigError(f"{key!r}: Hydra's own settings have no effect; the run directory is run_dir")
     if key in space.groups:
-        return _checked_choice(override, key, line, space.groups[key], multirun)
+        return _checked_choice(override, key, line, space.groups, multirun)
     for path in _value_paths(key, override.value()):
         if find_key(path, space.keys) is None:
             raise ConfigError(unknown_key(path, space.keys, space.groups))
@@ -105,18 +109,21 @@ def checked(override: Override, space: Space, multirun: bool = False) -> str:
         if parent is None or get_origin(parent.type) is not dict:
             raise ConfigError(f"{line!r}: a key of the schema cannot be deleted; set it to another value")
     elif override.is_sweep_override() and not multirun:
-        raise ConfigError(f"{line!r} is a sweep: add --multirun, or quote the value, or write a list as [a,b]")
+        raise ConfigError(f"{line!r} {_SWEEP}")
     return line
 
 
-def _checked_choice(override: Override, group: str, line: str, choices: Sequence[str], multirun: bool) -> str:
+def _checked_choice(
+    override: Override, group: str, line: str, groups: Mapping[str, Sequence[str]], multirun: bool
+) -> str:
+    choices = groups[group]
     if override.is_delete() or override.value() is None:
         if group != EXPERIMENT:
             raise ConfigError(f"{line!r}: {group!r} cannot be left out; choices: {', '.join(choices)}")
         return f"~{EXPERIMENT}"
     if override.is_sweep_override():
         if not multirun:
-            raise ConfigError(f"{line!r} is a sweep: add --multirun to run the choices one after the other")
+            raise ConfigError(f"{line!r} {_SWEEP}")
         values = sweep_values(override, choices)
     else:
         values = [str(override.value())]
@@ -125,6 +132,7 @@ def _checked_choice(override: Override, group: str, line: str, choices: Sequence
     for value in values:
         if value not in choices:
             raise ConfigError(unknown_choice(group, value, choices))
+        check_defaults_list(group, value)
     return line if override.is_sweep_override() else f"{group}={values[0]}"
 
 
@@ -138,9 +146,9 @@ def sweep_values(override: Override, choices: Sequence[str]) -> list[str]:
     return list(override.sweep_string_iterator())
 
 
-def default_choice(group: str, folder: Path) -> str:
+def default_choice(group: str) -> str:
     """What `train.yaml` chooses for a group."""
-    entries = _defaults_list(folder / "train.yaml", folder)
+    entries = _defaults_list(config_folder() / "train.yaml", config_folder())
     return next(str(entry[group]) for entry in entries if isinstance(entry, dict) and group in entry)
 
 
@@ -153,23 +161,24 @@ def _defaults_list(file: Path, folder: Path) -> list[str | dict[str, str | None]
     return content.get("defaults", []) if isinstance(content, dict) else []
 
 
-def check_defaults_list(group: str, choice: str, folder: Path, groups: Mapping[str, Sequence[str]]) -> None:
-    """Raise `ConfigError` if the defaults list of a file names a group or a choice that does not exist."""
+def check_defaults_list(group: str, choice: str) -> None:
+    """Raise `ConfigError` if a file, or one that it builds on, asks for a group or a choice that does not exist."""
+    folder, groups = config_folder(), group_choices()
     name = f"{folder.name}/{group}/{choice}.yaml"
     for entry in _defaults_list(folder / group / f"{choice}.yaml", folder):
-        if isinstance(entry, str):
-            if entry != "_self_":
-                if entry not in groups[group]:
-                    raise ConfigError(f"{name}: {unknown_choice(group, entry, groups[group])}")
-                check_defaults_list(group, entry, folder, groups)
+        if isinstance(entry, dict):
+            ((target, value),) = entry.items()
+            match = _DEFAULT.match(str(target))
+            other = match["group"] if match else str(target)
+        else:
+            other, value = group, entry
+        if other not in groups:
+            raise ConfigError(f"{name}: unknown group {other!r}{did_you_mean(other, groups)}")
+        if value is None or value == "_self_":
             continue
-        ((target, value),) = entry.items()
-        match = _DEFAULT.match(str(target))
-        if match is None or match["group"] not in groups:
-            wanted = match["group"] if match else str(target)
-            raise ConfigError(f"{name}: unknown group {wanted!r}{did_you_mean(wanted, groups)}")
-        if value is not None and value not in groups[match["group"]]:
-            raise ConfigError(f"{name}: {unknown_choice(match['group'], str(value), groups[match['group']])}")
+        if value not in groups[other]:
+            raise ConfigError(f"{name}: {unknown_choice(other, str(value), groups[other])}")
+        check_defaults_list(other, value)
 
 
 def malformed_yaml(error: yaml.YAMLError, folder: Path) -> str:

@@ -13,75 +13,37 @@ LOSS_TERMS = tuple(field.name for field in fields(LossWeights))
 SPLITS = ("train", "val", "test")
 _ERROR_RATES = ("per", "wer", "cer", "loss")
 
-_AT_LEAST_ONE = [
-    "data.feature_dim",
-    "data.batch_size",
-    "data.sessions_per_batch",
-    "data.eval_batch_size",
-    "model.d_model",
-    "model.stem.kernel_size",
-    "model.stem.stride",
-    "model.encoder.n_layers",
-    "model.encoder.d_state",
-    "model.encoder.d_conv",
-    "model.encoder.expand",
-    "model.encoder.headdim",
-    "model.mode.n_modes",
-    "model.mode.hidden",
-    "model.denoiser.n_steps",
-    "model.denoiser.hidden",
-    "model.heads.predictor_context",
-    "model.heads.d_joint",
-    "optim.accumulation",
-    "lm.order",
-    "decode.beam_size",
-    "decode.nbest",
-    "decode.rnnt_beam_size",
-    "decode.rnnt_max_symbols",
-    "adapt.batch_size",
-    "checkpoint.every_steps",
-    "checkpoint.keep",
-    "logging.every_steps",
-]
-_POSITIVE = [
-    "optim.lr",
-    "optim.eps",
-    "optim.clip_norm",
-    "model.encoder.dt_min",
-    "model.encoder.dt_max",
-    "decode.acoustic_scale",
-    "adapt.lr",
-]
-_NOT_NEGATIVE = [
-    "seed",
-    "data.num_workers",
-    "data.smoothing_std",
-    "data.augment.white_noise_std",
-    "data.augment.constant_offset_std",
-    "data.augment.random_cut_bins",
-    "data.augment.time_masks",
-    "data.simulate.seed",
-    "model.denoiser.corruption_std",
-    "optim.weight_decay",
-    "optim.warmup_steps",
-    "decode.lm_scale",
-    "decode.blank_penalty",
-    "adapt.steps",
-    "adapt.ctc_weight",
-    "adapt.rnnt_weight",
+_AT_LEAST_ONE = (
+    "data.feature_dim", "data.batch_size", "data.sessions_per_batch", "data.eval_batch_size", "model.d_model",
+    "model.stem.kernel_size", "model.stem.stride", "model.encoder.n_layers", "model.encoder.d_state",
+    "model.encoder.d_conv", "model.encoder.expand", "model.encoder.headdim", "model.mode.n_modes",
+    "model.mode.hidden", "model.denoiser.n_steps", "model.denoiser.hidden", "model.heads.predictor_context",
+    "model.heads.d_joint", "optim.accumulation", "lm.order", "decode.beam_size", "decode.nbest",
+    "decode.rnnt_beam_size", "decode.rnnt_max_symbols", "adapt.batch_size", "checkpoint.every_steps",
+    "checkpoint.keep", "logging.every_steps",
+)  # fmt: skip
+_POSITIVE = (
+    "optim.lr", "optim.eps", "optim.clip_norm", "model.encoder.dt_min", "model.encoder.dt_max",
+    "decode.acoustic_scale", "adapt.lr",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "seed", "data.num_workers", "data.smoothing_std", "data.augment.white_noise_std",
+    "data.augment.constant_offset_std", "data.augment.random_cut_bins", "data.augment.time_masks",
+    "data.simulate.seed", "model.denoiser.corruption_std", "optim.weight_decay", "optim.warmup_steps",
+    "decode.lm_scale", "decode.blank_penalty", "adapt.steps", "adapt.ctc_weight", "adapt.rnnt_weight",
     "parallel.threads",
-]
-_FROM_0_TO_1 = ["data.augment.time_mask_max_fraction", "model.session_dropout", "optim.min_lr_ratio"]
-_FROM_0_BELOW_1 = [
-    "data.augment.time_warp",
-    "model.stem.input_dropout",
-    "model.encoder.dropout",
-    "model.encoder.drop_path",
-    "model.heads.predictor_dropout",
-    "optim.beta1",
-    "optim.beta2",
-]
-_FINITE = ["model.encoder.dt_bias_shift", "decode.word_bonus"]
+)  # fmt: skip
+_FROM_0_TO_1 = (
+    "data.augment.time_mask_max_fraction",
+    "model.session_dropout",
+    "optim.min_lr_ratio",
+    "decode.ctc_weight",
+)
+_FROM_0_BELOW_1 = (
+    "data.augment.time_warp", "model.stem.input_dropout", "model.encoder.dropout", "model.encoder.drop_path",
+    "model.heads.predictor_dropout", "optim.beta1", "optim.beta2",
+)  # fmt: skip
+_FINITE = ("model.encoder.dt_bias_shift", "decode.word_bonus")
 _RANGES = (
     (_AT_LEAST_ONE, "at least 1", lambda value: value >= 1),
     (_POSITIVE, "above 0", lambda value: 0 < value < math.inf),
@@ -136,7 +98,7 @@ def _run(config: TrainConfig) -> Iterator[str]:
 
 def _data(config: TrainConfig) -> Iterator[str]:
     data = config.data
-    if data.sessions_per_batch > data.batch_size:
+    if data.sessions_per_batch > data.batch_size >= 1:
         yield (
             f"data.sessions_per_batch={data.sessions_per_batch}: expected at most data.batch_size={data.batch_size}, "
             "because a batch cannot mix more sessions than it has trials"

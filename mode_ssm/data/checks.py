@@ -128,7 +128,7 @@ def _check_features(group: h5py.Group, feature_dim: int, faults: list[str]) -> F
     if not np.isfinite(statistics.mean).all():
         bad_bins, bad_features = np.nonzero(~np.isfinite(features))
         faults.append(
-            f"input_features holds {len(bad_bins)} values that are not finite, "
+            f"values of input_features that are not finite: {len(bad_bins)}, "
             f"the first ({features[bad_bins[0], bad_features[0]]}) at bin {bad_bins[0]}, feature {bad_features[0]}"
         )
     return statistics
@@ -158,8 +158,7 @@ def _check_phonemes(ids: np.ndarray, num_phonemes: int, faults: list[str]) -> No
     if labels == 0:
         faults.append("seq_class_ids holds no phoneme")
     elif num_phonemes != labels or not ids[:labels].all():
-        end = int(np.flatnonzero(ids)[-1]) + 1
-        inside = "" if end == labels else f" with {end - labels} zeros between them"
+        inside = "" if ids[:labels].all() else " with zeros among them"
         faults.append(f"attribute seq_len is {num_phonemes}, but seq_class_ids holds {labels} phonemes{inside}")
 
 
@@ -199,7 +198,7 @@ def _integer(group: h5py.Group, name: str, faults: list[str]) -> int | None:
         return None
     value = group.attrs[name]
     if np.ndim(value) != 0 or not isinstance(value, int | np.integer):
-        faults.append(f"attribute {name} is {value!r}, expected an integer")
+        faults.append(f"attribute {name} is {_shown(value)}, expected an integer")
         return None
     return int(value)
 
@@ -212,6 +211,10 @@ def _text(group: h5py.Group, name: str, faults: list[str]) -> str | None:
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
     if not isinstance(value, str):
-        faults.append(f"attribute {name} is {value!r}, expected text")
+        faults.append(f"attribute {name} is {_shown(value)}, expected text")
         return None
     return str(value)
+
+
+def _shown(value: object) -> str:
+    return repr(value.item() if isinstance(value, np.generic) else value)

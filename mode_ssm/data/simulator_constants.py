@@ -21,7 +21,8 @@ class SimulatorConstants:
     max_rate: float = 6.0  # a count in a bin saturates here: 300 a second
     tuning: float = 0.35  # spread of the log rate that movement causes, on an average electrode; the signal's strength
     shared_factors: int = 8  # of each of two speeds; noise that many electrodes share
-    shared_noise: float = 0.35  # spread of log rate that they cause; averaging over electrodes does not remove it
+    fast_noise: float = 0.2  # spread of log rate that the quick half causes; as fast as speech, so nothing removes it
+    slow_noise: float = 0.5  # the same of the slow half; a decoder that sees seconds of context can subtract it
     power_noise: float = 1.0  # spread of the power's own noise, in log units before `power_skew`
     power_spike_share: float = 0.25  # how much a spike too many also raises the power
     power_skew: float = 0.5  # exponent of the power: its tail is longer above

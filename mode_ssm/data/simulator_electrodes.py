@@ -35,9 +35,9 @@ AREAS = {
     "55b": Area(lead=9, strength=0.7, blur=4.0, velocity=0.0),
     "dorsal 6v": Area(lead=5, strength=0.7, blur=1.0, velocity=0.25),
 }
-_LEAD_SPREAD = 2  # electrodes of an area differ by up to this many bins
+_LEAD_SPREAD = 3  # electrodes of an area differ by up to this many bins
 MAX_LEAD = max(area.lead for area in AREAS.values()) + _LEAD_SPREAD
-_FAST, _SLOW = 2.0, 12.0  # smoothing in bins of the shared noise's quick and slow halves
+_FAST, _SLOW = 2.0, 20.0  # smoothing in bins of the shared noise's quick and slow halves
 
 
 class _Drift:
@@ -90,9 +90,8 @@ class Implant:
         self._offset = _Drift((NUM_ELECTRODES,), constants.tuning_days, rng)
         self._gain = _Drift((NUM_ELECTRODES,), constants.tuning_days, rng)
         self._death = rng.exponential(constants.electrode_life_days, NUM_ELECTRODES)
-        self._shared = rng.normal(size=(2 * constants.shared_factors, NUM_ELECTRODES)) / np.sqrt(
-            2 * constants.shared_factors
-        )
+        self._shared = rng.normal(size=(2 * constants.shared_factors, NUM_ELECTRODES))
+        self._shared /= np.sqrt(constants.shared_factors)
 
     def on(self, day: float) -> SessionTuning:
         c = self._constants
@@ -155,9 +154,9 @@ def record(
     spike-band power of the same electrodes."""
     bins = len(positions)
     drive = _motor_drive(positions, tuning.weights[mode], tuning.leads)
-    half = constants.shared_factors
-    factors = np.concatenate([_smooth_noise(bins, half, _FAST, rng), _smooth_noise(bins, half, _SLOW, rng)], axis=1)
-    drive += constants.shared_noise * (factors @ tuning.shared)
+    fast = constants.fast_noise * _smooth_noise(bins, constants.shared_factors, _FAST, rng)
+    slow = constants.slow_noise * _smooth_noise(bins, constants.shared_factors, _SLOW, rng)
+    drive += np.concatenate([fast, slow], axis=1) @ tuning.shared
     drive += _wander(bins, constants, rng)
     rate = np.exp(np.minimum(drive + tuning.base.astype(np.float32), np.log(constants.max_rate)))
     counts = rng.poisson(rate).astype(np.float32)

@@ -1,5 +1,6 @@
 """How language model scores, scales and the word bonus join the score of a hypothesis."""
 
+import math
 from collections.abc import Hashable, Iterable
 from typing import Any
 
@@ -31,7 +32,12 @@ class LmFusion:
         return self.scorer.end(state)
 
     def combine(self, lm_log_prob: float, num_words: int) -> float:
-        """What LM log-probabilities that sum to `lm_log_prob` and `num_words` words add to the score."""
+        """What LM log-probabilities that sum to `lm_log_prob` and `num_words` words add to the score.
+
+        What the LM forbids stays forbidden at every scale.
+        """
+        if lm_log_prob == -math.inf:
+            return -math.inf
         return self.lm_scale * lm_log_prob + self.word_bonus * num_words
 
     def look_ahead(self, words: Iterable[str]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """From recorded features to encoder frames: normalisation, session adapter, channel gates, Conv1D stem.
 
-Shapes: B trials, T bins, C features, S sessions, D d_model, T' = ceil(T / stride) frames.
+Shapes: B trials, T bins, C features, S sessions, P projected features, D d_model, T' = ceil(T / stride) frames.
 """
 
 import torch
@@ -11,45 +11,41 @@ from mode_ssm.config import ModelConfig, SessionAdapter
 from mode_ssm.ops.lengths import length_mask, strided_lengths
 
 
-class SessionTransform(nn.Module):
-    """A linear map of the features for each session (Willett et al. 2023, "day-specific input layers").
+class SessionTable(nn.Module):
+    """Parameters of every session, (S, *shape), as differences from what all sessions share (zero at the start), so
+    that weight decay pulls a session towards the others.
 
-    Stored as the difference from the identity, so that weight decay pulls a session towards no transform.
-    Session -1, one the model never saw, gets the mean of all sessions. In training a trial is treated so with
-    probability `dropout`, which keeps that mean usable.
+    Session -1, one the model never saw, gets the mean of all. In training a trial is treated so with probability
+    `dropout`, which keeps that mean usable.
     """
 
-    def __init__(self, kind: SessionAdapter, num_sessions: int, feature_dim: int, dropout: float = 0.0) -> None:
+    def __init__(self, num_sessions: int, shapes: dict[str, tuple[int, ...]], dropout: float) -> None:
         super().__init__()
-        self.kind, self.dropout = kind, dropout
-        matrix = (feature_dim,) if kind is SessionAdapter.affine else ()
-        self.weight_delta = nn.Parameter(torch.zeros(num_sessions, feature_dim, *matrix))
-        self.offset = nn.Parameter(torch.zeros(num_sessions, feature_dim))
+        self.dropout = dropout
+        self.tables = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(num_sessions, *shape)) for name, shape in shapes.items()}
+        )
 
-    def forward(self, x: Tensor, session_ids: Tensor) -> Tensor:
-        """x (B, T, C), session_ids (B,) -> (B, T, C)."""
+    def forward(self, session_ids: Tensor) -> dict[str, Tensor]:
+        """session_ids (B,) -> {name: (B, *shape)}."""
         if self.training and self.dropout > 0:
             dropped = torch.rand(session_ids.shape, device=session_ids.device) < self.dropout
             session_ids = session_ids.masked_fill(dropped, -1)
-        weight = self._rows(self.weight_delta, session_ids)
-        offset = self._rows(self.offset, session_ids).unsqueeze(1)
-        change = torch.bmm(x, weight) if self.kind is SessionAdapter.affine else x * weight.unsqueeze(1)
-        return x + change + offset
-
-    @staticmethod
-    def _rows(table: Tensor, session_ids: Tensor) -> Tensor:
-        if bool((session_ids < 0).any()):
-            table = torch.cat([table, table.mean(0, keepdim=True)])  # row -1
-            session_ids = session_ids % len(table)
-        return table[session_ids]
+        unseen = bool((session_ids < 0).any())
+        rows = {}
+        for name, table in self.tables.items():
+            extended = torch.cat([table, table.mean(0, keepdim=True)]) if unseen else table
+            rows[name] = extended[session_ids % len(extended)]
+        return rows
 
 
 class Preprocessor(nn.Module):
     """Features (B, T, C) -> frames (B, T', D).
 
-    Frame i sees bins up to (i + 1) * stride - 1 and `kernel_size` bins in all, so the stem looks ahead by at most
-    stride - 1 bins from its first bin. `feature_mean` and `feature_std` (C,) are those of the training split,
-    `session_mean` and `session_std` (S, C) those of each training session, which adaptation aims at.
+    Session adapter (Willett et al. 2023 call it a day-specific input layer): a gain and an offset for each feature, a
+    full matrix, or a projection of its own. Frame i sees bins up to (i + 1) * stride - 1 and `kernel_size` bins in all.
+    `feature_mean` and `feature_std` (C,) are those of the training split, `session_mean` and `session_std` (S, C) those
+    of each training session, which adaptation aims at.
     """
 
     feature_mean: Tensor
@@ -59,22 +55,31 @@ class Preprocessor(nn.Module):
 
     def __init__(self, config: ModelConfig, feature_dim: int, num_sessions: int) -> None:
         super().__init__()
-        stem = config.stem
+        stem, self.adapter = config.stem, config.session_adapter
         self.stride, self.left_padding = stem.stride, stem.kernel_size - stem.stride
         if self.left_padding < 0:
             raise ValueError(f"model.stem.kernel_size={stem.kernel_size} must be at least stride={stem.stride}")
+        if self.adapter is SessionAdapter.projection and stem.projection is None:
+            raise ValueError("model.session_adapter=projection needs model.stem.projection=<width>")
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_std", torch.ones(feature_dim))
         self.register_buffer("session_mean", torch.zeros(num_sessions, feature_dim))
         self.register_buffer("session_std", torch.ones(num_sessions, feature_dim))
-        self.session_transform = (
-            None
-            if config.session_adapter is SessionAdapter.none
-            else SessionTransform(config.session_adapter, num_sessions, feature_dim, config.session_dropout)
+        shapes: dict[SessionAdapter, dict[str, tuple[int, ...]]] = {
+            SessionAdapter.diagonal: {"weight": (feature_dim,), "offset": (feature_dim,)},
+            SessionAdapter.affine: {"weight": (feature_dim, feature_dim), "offset": (feature_dim,)},
+            SessionAdapter.projection: {
+                "weight": (feature_dim, stem.projection or 0),
+                "offset": (stem.projection or 0,),
+            },
+        }
+        self.sessions = (
+            SessionTable(num_sessions, shapes[self.adapter], config.session_dropout) if self.adapter in shapes else None
         )
         self.channel_gate = nn.Parameter(torch.zeros(feature_dim)) if stem.channel_gates else None
         self.input_dropout = nn.Dropout(stem.input_dropout)
-        self.conv = nn.Conv1d(feature_dim, config.d_model, stem.kernel_size, stem.stride)
+        self.projection = nn.Linear(feature_dim, stem.projection) if stem.projection is not None else None
+        self.conv = nn.Conv1d(stem.projection or feature_dim, config.d_model, stem.kernel_size, stem.stride)
         self.norm = nn.LayerNorm(config.d_model)
 
     @torch.no_grad()
@@ -87,11 +92,19 @@ class Preprocessor(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor, session_ids: Tensor) -> tuple[Tensor, Tensor]:
         x = (features - self.feature_mean) / self.feature_std
-        if self.session_transform is not None:
-            x = self.session_transform(x, session_ids)
+        session = self.sessions(session_ids) if self.sessions is not None else {}
+        if self.adapter is SessionAdapter.diagonal:
+            x = x * (1 + session["weight"].unsqueeze(1)) + session["offset"].unsqueeze(1)
+        elif self.adapter is SessionAdapter.affine:
+            x = x + torch.baddbmm(session["offset"].unsqueeze(1), x, session["weight"])
         if self.channel_gate is not None:
             x = x * (2 * torch.sigmoid(self.channel_gate))
         x = self.input_dropout(x)
+        if self.projection is not None and self.adapter is SessionAdapter.projection:
+            weight = self.projection.weight.t() + session["weight"]
+            x = torch.baddbmm((self.projection.bias + session["offset"]).unsqueeze(1), x, weight)
+        elif self.projection is not None:
+            x = self.projection(x)
         x = x * length_mask(lengths, x.shape[1]).unsqueeze(-1)
         frame_lengths = strided_lengths(lengths, self.stride)
         missing = -x.shape[1] % self.stride

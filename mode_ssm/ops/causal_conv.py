@@ -32,7 +32,7 @@ def causal_conv(
 
     Returns:
         `y (B, T, D)` in the dtype of `x`, zero in padding, and the final state `(B, D, W - 1)`: the last W - 1 inputs
-        at each row's length. Computed in float32 at least.
+        at each row's length, in the dtype of `x`. Computed in float32 at least, under autocast too.
     """
     time, taps = x.shape[1], weight.shape[1] - 1
     dtype = torch.promote_types(x.dtype, torch.float32)

@@ -63,69 +63,82 @@ def selective_scan(
 
 
 class _SelectiveScan(torch.autograd.Function):
-    """The recurrence without skip and lengths. Works time first, so that a frame is one contiguous block."""
+    """The recurrence without skip and lengths.
+
+    Works time first and with channels innermost, `(Q, B, N, D)`: a frame is one block, and broadcasts over N run along
+    whole rows. The buffers of that shape serve every chunk: to allocate them anew costs more than to fill them.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        steps, B_, C_ = (tensor.transpose(0, 1).contiguous() for tensor in (dt, B, C))  # (T, B, D or N)
-        inputs = (u * dt).transpose(0, 1).contiguous()  # (T, B, D)
+        u_, dt_, B_, C_ = (tensor.transpose(0, 1).contiguous() for tensor in (u, dt, B, C))  # (T, B, D or N)
+        A_, inputs, time = A.mT.contiguous(), u_ * dt_, len(u_)
         y = torch.empty_like(inputs)
-        starts = []
-        state = initial_state
-        for begin in range(0, len(inputs), CHUNK_FRAMES):
+        state, starts = initial_state.mT.contiguous(), []  # (B, N, D)
+        decay_buffer, state_buffer = u.new_empty(2, min(CHUNK_FRAMES, time), *state.shape)
+        for begin in range(0, time, CHUNK_FRAMES):
             chunk = slice(begin, begin + CHUNK_FRAMES)
             starts.append(state)
-            _, states = _run_chunk(state, inputs[chunk], steps[chunk], A, B_[chunk])
-            y[chunk] = (states @ C_[chunk, :, :, None])[..., 0]
-            state = states[-1].clone()  # not a view, which would keep the whole chunk alive
+            decays, states = decay_buffer[: time - begin], state_buffer[: time - begin]
+            _fill_chunk(decays, states, state, inputs[chunk], dt_[chunk], A_, B_[chunk])
+            y[chunk] = (C_[chunk, :, None] @ states)[:, :, 0]
+            state = states[-1].clone()
         ctx.save_for_backward(u, dt, A, B, C, *starts)
-        return y.transpose(0, 1).contiguous(), state
+        return y.transpose(0, 1).contiguous(), state.mT.contiguous()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_y: Tensor, grad_final: Tensor) -> tuple[Tensor, ...]:
         u, dt, A, B, C, *starts = ctx.saved_tensors
-        steps, B_, C_, grad_y = (tensor.transpose(0, 1).contiguous() for tensor in (dt, B, C, grad_y))
-        inputs = (u * dt).transpose(0, 1).contiguous()
-        grad_inputs, grad_steps = torch.empty_like(inputs), torch.empty_like(steps)
-        grad_A, grad_B, grad_C = torch.zeros_like(A), torch.empty_like(B_), torch.empty_like(C_)
-        carried = grad_final  # gradient of the state that leaves the chunk
-        for begin, start in reversed(list(zip(range(0, len(inputs), CHUNK_FRAMES), starts, strict=True))):
+        u_, dt_, B_, C_, grad_y = (tensor.transpose(0, 1).contiguous() for tensor in (u, dt, B, C, grad_y))
+        A_, inputs, time = A.mT.contiguous(), u_ * dt_, len(u_)
+        grad_inputs, grad_dt = torch.empty_like(inputs), torch.empty_like(inputs)
+        grad_A, grad_B, grad_C = torch.zeros_like(A_), torch.empty_like(B_), torch.empty_like(C_)
+        carried = grad_final.mT  # gradient of the state that leaves the chunk
+        buffers = u.new_empty(3, min(CHUNK_FRAMES, time), *carried.shape)
+        for begin, start in reversed(list(zip(range(0, time, CHUNK_FRAMES), starts, strict=True))):
             chunk = slice(begin, begin + CHUNK_FRAMES)
-            decays, states = _run_chunk(start, inputs[chunk], steps[chunk], A, B_[chunk])
-            grad_C[chunk] = (grad_y[chunk, :, None] @ states)[:, :, 0]
-            grads = grad_y[chunk, ..., None] * C_[chunk, :, None]  # (Q, B, D, N), becomes d loss / d h[t]
+            decays, states, grads = buffers[:, : time - begin]
+            _fill_chunk(decays, states, start, inputs[chunk], dt_[chunk], A_, B_[chunk])
+            grad_C[chunk] = (states @ grad_y[chunk, :, :, None])[..., 0]
+
+            torch.mul(C_[chunk, ..., None], grad_y[chunk, :, None], out=grads)  # becomes d loss / d h[t]
             grads[-1] += carried
             for t in range(len(grads) - 1, 0, -1):
                 grads[t - 1].addcmul_(decays[t], grads[t])
-            grad_inputs[chunk] = (grads @ B_[chunk, :, :, None])[..., 0]
-            grad_B[chunk] = (inputs[chunk, :, None] @ grads)[:, :, 0]
             carried = decays[0] * grads[0]
-            grads.mul_(decays)
+            grad_inputs[chunk] = (B_[chunk, :, None] @ grads)[:, :, 0]
+            grad_B[chunk] = (grads @ inputs[chunk, :, :, None])[..., 0]
+
+            grads *= decays
             grads[0] *= start
-            grads[1:] *= states[:-1]  # d loss / d (dt A)
-            grad_steps[chunk] = (grads * A).sum(-1)
-            grad_A += (grads * steps[chunk, ..., None]).sum((0, 1))
-        grad_inputs = grad_inputs.transpose(0, 1)
+            grads[1:] *= states[:-1]  # now d loss / d (dt A)
+            grad_dt[chunk] = torch.mul(grads, A_, out=decays).sum(2)
+            grad_A += grads.mul_(dt_[chunk, :, None]).sum((0, 1))
+        grad_u, grad_dt = grad_inputs * dt_, grad_dt + grad_inputs * u_
         return (
-            grad_inputs * dt,
-            grad_inputs * u + grad_steps.transpose(0, 1),
-            grad_A,
+            grad_u.transpose(0, 1),
+            grad_dt.transpose(0, 1),
+            grad_A.mT,
             grad_B.transpose(0, 1),
             grad_C.transpose(0, 1),
-            carried,
+            carried.mT,
         )
 
 
-def _run_chunk(state: Tensor, inputs: Tensor, steps: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """Decays and states `(Q, B, D, N)` of a chunk from the state `(B, D, N)` before it; the rest is time first."""
-    decays = (steps[..., None] * A).exp_()
-    states = inputs[..., None] * B[:, :, None]
+def _fill_chunk(
+    decays: Tensor, states: Tensor, state: Tensor, inputs: Tensor, dt: Tensor, A: Tensor, B: Tensor
+) -> None:
+    """Write decays and states `(Q, B, N, D)` of a chunk that starts from `state (B, N, D)`.
+
+    Other shapes: `inputs` and `dt` `(Q, B, D)`, `A (N, D)`, `B (Q, B, N)`.
+    """
+    torch.mul(dt[:, :, None], A, out=decays).exp_()
+    torch.mul(B[..., None], inputs[:, :, None], out=states)
     for decay, after in zip(decays.unbind(), states.unbind(), strict=True):
         state = after.addcmul_(decay, state)
-    return decays, states
 
 
 def selective_scan_step(

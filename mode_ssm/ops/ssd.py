@@ -8,12 +8,15 @@ Shapes: B batch, T padded length, H heads, P head width, N state width, Q frames
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mode_ssm.ops.lengths import length_mask
+
+FORGOTTEN = 1e-26  # the exponentials and products around float32's denormal numbers take 20 times longer on a CPU
 
 
 def ssd(
@@ -41,7 +44,7 @@ def ssd(
         D: `(H,)` skip weights, or None.
         lengths: `(B,)` integer valid frames of each row; None means T for all.
         initial_state: `(B, H, P, N)`; None means zeros.
-        chunk_size: most frames in a chunk. Any value gives the same result to rounding.
+        chunk_size: frames in a chunk, before chunks are made equal. Any value gives the same result to rounding.
 
     Returns:
         `y (B, T, H, P)` in the dtype of `x`, zero in padding, and the state at each row's length `(B, H, P, N)`.
@@ -54,41 +57,71 @@ def ssd(
         mask = None if lengths is None else length_mask(lengths, time)
         if mask is not None:
             dt_ = dt_.masked_fill(~mask[:, :, None], 0.0)  # decay 1, input 0: the state stands still
-        chunks = max(1, math.ceil(time / chunk_size))
+        chunks = max(1, round(time / chunk_size))
         frames = math.ceil(time / chunks)  # equal chunks waste less than full ones and a remainder
         pad = chunks * frames - time
 
-        def chunked(tensor: Tensor) -> Tensor:  # (B, T, H, ...) -> (B, H, K, Q, ...)
+        def chunked(tensor: Tensor) -> Tensor:  # (B, T, ...) -> (B, K, Q, ...)
             padded = F.pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, pad)) if pad else tensor
-            return padded.unflatten(1, (chunks, frames)).movedim(3, 1)
+            return padded.unflatten(1, (chunks, frames))
 
-        inputs = chunked(x_ * dt_[..., None])  # (B, H, K, Q, P)
-        B_, C_ = chunked(B_[:, :, None]), chunked(C_[:, :, None])  # (B, 1, K, Q, N)
-        # The decay from j to i is a difference of cumulative sums; in float64 a large step elsewhere in the chunk does
-        # not swallow the small ones.
-        total = chunked(dt_ * A_).double().cumsum(-1)  # (B, H, K, Q)
-        between = (total[..., :, None] - total[..., None, :]).to(dtype)  # (B, H, K, Q, Q)
-        future = torch.ones(frames, frames, dtype=torch.bool, device=x.device).triu(1)
-        mixing = between.masked_fill(future, -math.inf).exp() * (C_ @ B_.mT)
-        y = mixing @ inputs  # (B, H, K, Q, P)
+        inputs = chunked(x_ * dt_[..., None])  # (B, K, Q, H, P)
+        B_, C_ = chunked(B_), chunked(C_)  # (B, K, Q, N)
+        # In float64, because a decay is a difference of these sums and a large step must not swallow small ones.
+        total = chunked((dt_ * A_).double()).cumsum(2)  # (B, K, Q, H)
+        from_start = _decay(total.to(dtype))
+        to_end = _decay((total[:, :, -1:] - total).to(dtype))
 
-        to_end = (total[..., -1:] - total).to(dtype).exp()  # (B, H, K, Q)
-        added = (inputs * to_end[..., None]).mT @ B_  # (B, H, K, P, N)
-        from_start = total.to(dtype).exp()  # (B, H, K, Q)
+        decay: Tensor = _DecayBetween.apply(total.movedim(3, 2), dtype)  # type: ignore[no-untyped-call]
+        mixing = decay * (C_ @ B_.mT)[:, :, None]  # (B, K, H, Q, Q)
+        y = (mixing @ inputs.transpose(2, 3)).transpose(2, 3)  # (B, K, Q, H, P)
+
+        # One product serves all heads: they share B and C.
+        added = (inputs * to_end[..., None]).flatten(3).mT @ B_  # (B, K, H * P, N)
+        added = added.unflatten(2, (heads, width))
         state = x_.new_zeros(batch, heads, width, B_.shape[-1]) if initial_state is None else initial_state.to(dtype)
         entering = []
         for k in range(chunks):
             entering.append(state)
-            state = state * from_start[:, :, k, -1, None, None] + added[:, :, k]
+            state = state * from_start[:, k, -1, :, None, None] + added[:, k]
         if chunks > 1 or initial_state is not None:
-            y = y + (C_ @ torch.stack(entering, 2).mT) * from_start[..., None]
+            recalled = C_ @ torch.stack(entering, 1).flatten(2, 3).mT  # (B, K, Q, H * P)
+            y = y + recalled.unflatten(3, (heads, width)) * from_start[..., None]
 
-        y = y.movedim(1, 3).flatten(1, 2)[:, :time]  # (B, T, H, P)
+        y = y.flatten(1, 2)[:, :time]
         if D is not None:
             y = y + x_ * D.to(dtype)[:, None]
         if mask is not None:
             y = y.masked_fill(~mask[:, :, None, None], 0.0)
     return y.to(x.dtype), state
+
+
+def _decay(exponent: Tensor) -> Tensor:
+    """`exp(exponent)`, where less than `FORGOTTEN` counts as 0."""
+    return F.threshold(exponent.clamp(min=math.log(FORGOTTEN)).exp(), 1.01 * FORGOTTEN, 0.0)
+
+
+class _DecayBetween(torch.autograd.Function):
+    """`exp(total[i] - total[j])` for j <= i, else 0: `(..., Q)` to `(..., Q, Q)`, the largest tensor of the scan.
+
+    Written by hand because autograd would walk that tensor six times in the backward pass, twice in float64.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, dtype: torch.dtype) -> Tensor:
+        frames = total.shape[-1]
+        future = torch.ones(frames, frames, dtype=torch.bool, device=total.device).triu(1)
+        exponent = (total[..., :, None] - total[..., None, :]).to(dtype).masked_fill_(future, -math.inf)
+        decay = _decay(exponent)
+        ctx.save_for_backward(decay)
+        return decay
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (decay,) = ctx.saved_tensors
+        # Every entry enters once with each sign and most cancel in the cumulative sum that follows: hence float64.
+        product = (grad * decay).double()
+        return product.sum(-1) - product.sum(-2), None
 
 
 def ssd_step(

@@ -94,9 +94,10 @@ class _TransducerLoss(torch.autograd.Function):
         log_likelihood = beta[:, :1, :1]
         if ctx.needs_input_grad[0]:
             reached = alpha[:, :time] - log_likelihood.masked_fill(log_likelihood == -math.inf, math.inf)
-            blank_use = (reached + blanks[:, :time] + beta[:, 1:]).exp().masked_fill(~read, 0.0)
-            label_use = (reached + emits[:, :time] + F.pad(beta[:, :time, 1:], (0, 1), value=-math.inf)).exp()
-            ctx.save_for_backward(log_probs, blank_use.to(log_probs.dtype), label_use.to(log_probs.dtype), index)
+            blank_use = (reached + blanks[:, :time] + beta[:, 1:]).masked_fill_(~read, -math.inf)
+            label_use = reached + emits[:, :time] + F.pad(beta[:, :time, 1:], (0, 1), value=-math.inf)
+            uses = (_probability(log_use.to(log_probs.dtype)) for log_use in (blank_use, label_use))
+            ctx.save_for_backward(log_probs, *uses, index)
             ctx.blank, ctx.dtype = blank, logits.dtype
         return -log_likelihood[:, 0, 0].to(log_probs.dtype)
 
@@ -110,6 +111,11 @@ class _TransducerLoss(torch.autograd.Function):
         grad_logits[..., ctx.blank] -= blank_use
         grad_logits.scatter_add_(-1, index, -label_use[..., None])
         return grad_logits.to(ctx.dtype), None, None, None, None
+
+
+def _probability(log_probability: Tensor) -> Tensor:
+    """`exp`, where less than 1e-26 counts as 0: around float32's denormal numbers it takes 20 times longer on a CPU."""
+    return F.threshold(log_probability.clamp_(min=-60.0).exp_(), 1e-26, 0.0)
 
 
 def _log_path_sums(by_blank: Tensor, by_label: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ def decode_trials(
     ordered = [decoded[info.name] for info in trials]
     if word_decoder is not None:
         log_probs = [trial.log_probs for trial in ordered]
-        nbest = decode_batch(word_decoder, log_probs, processes=processes, progress=progress)
+        with _progress("words", len(ordered), progress) as advance:
+            nbest = decode_batch(word_decoder, log_probs, processes, progress=lambda done, total: advance(1))
         ordered = [replace(trial, words=hyps[0].text) for trial, hyps in zip(ordered, nbest, strict=True)]
     return {trial.info.name: trial for trial in ordered}, adaptations
 

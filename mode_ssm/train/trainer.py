@@ -249,7 +249,8 @@ class Trainer:
     def _enter(self, plan: ResolvedPhase) -> RunningPhase:
         """Freeze and unfreeze, build the objective, wrap it. Draws nothing from the run's random streams."""
         task, distributed = self.task, self.distributed
-        gc.collect()  # the hooks of the last phase's DDP live as long as it does
+        if distributed.world_size > 1:
+            gc.collect()  # the hooks of the last phase's DDP live as long as it does
         with preserved_rng(distributed.device):
             objective = task.objective(plan.config)
             objective.to(distributed.device).train()

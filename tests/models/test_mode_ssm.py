@@ -25,7 +25,7 @@ def build(bidirectional: bool = False, adapter: SessionAdapter = SessionAdapter.
     config = ModelConfig(
         d_model=16,
         session_adapter=adapter,
-        stem=StemConfig(kernel_size=7, stride=4),
+        stem=StemConfig(kernel_size=7, stride=4, projection=5 if adapter is SessionAdapter.projection else None),
         encoder=EncoderConfig(
             mixer=Mixer.mamba2, bidirectional=bidirectional, n_layers=2, d_state=8, headdim=8, dropout=0.0
         ),
@@ -85,15 +85,43 @@ def test_a_bidirectional_model_declares_itself_not_causal() -> None:
     assert not build(bidirectional=True).causal
 
 
-def test_an_unseen_session_gets_the_mean_of_all_sessions() -> None:
-    model = build()
-    transform = model.preprocessor.session_transform
-    assert transform is not None
-    x, _, _ = batch()
-    by_hand = x[:1] + x[:1] @ transform.weight_delta.mean(0) + transform.offset.mean(0)
-    torch.testing.assert_close(transform(x[:1], torch.tensor([-1])), by_hand)
-    first = x[:1] + x[:1] @ transform.weight_delta[0] + transform.offset[0]
-    torch.testing.assert_close(transform(x[:1], torch.tensor([0])), first)
+@pytest.mark.parametrize("adapter", [a for a in SessionAdapter if a is not SessionAdapter.none])
+def test_an_unseen_session_gets_the_mean_of_all_sessions(adapter: SessionAdapter) -> None:
+    model = build(adapter=adapter)
+    table = model.preprocessor.sessions
+    assert table is not None
+    rows = table(torch.tensor([-1, 1]))
+    for name, values in table.tables.items():
+        torch.testing.assert_close(rows[name][0], values.mean(0))
+        torch.testing.assert_close(rows[name][1], values[1])
+
+
+def test_session_dropout_treats_trials_as_unseen_in_training_only() -> None:
+    table = build(session_dropout=0.5).preprocessor.sessions
+    assert table is not None
+    offsets = table.tables["offset"]
+    ids = torch.ones(200, dtype=torch.int64)
+    torch.testing.assert_close(table(ids)["offset"], offsets[1].expand(200, -1))
+    dropped = (table.train()(ids)["offset"] == offsets.mean(0)).all(-1).sum()
+    assert 60 < dropped < 140
+
+
+def test_an_affine_adapter_is_a_matrix_and_an_offset_for_each_session() -> None:
+    model = build(adapter=SessionAdapter.affine)
+    x, lengths, _ = batch()
+    preprocessor = model.preprocessor
+    assert preprocessor.sessions is not None
+    weight, offset = (preprocessor.sessions.tables[name][2] for name in ("weight", "offset"))
+    adapted, _ = preprocessor(x, lengths, torch.tensor([2, 2, 2]))
+    preprocessor.sessions = None
+    preprocessor.adapter = SessionAdapter.none
+    plain, _ = preprocessor(x + x @ weight + offset, lengths, torch.tensor([2, 2, 2]))
+    torch.testing.assert_close(adapted, plain)
+
+
+def test_a_projection_adapter_without_a_projection_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs model\.stem\.projection"):
+        build(adapter=SessionAdapter.projection, stem=StemConfig(kernel_size=4, stride=4))
 
 
 def test_statistics_normalise_and_dead_features_stay_unscaled() -> None:

@@ -163,7 +163,7 @@ def test_a_gradient_flows_through_the_final_state_alone() -> None:
 
 
 def test_states_are_kept_only_at_chunk_starts() -> None:
-    batch, time, channels, state = 2, 8 * CHUNK_FRAMES, 16, 32
+    batch, time, channels, state = 2, 8 * CHUNK_FRAMES, 32, 32
     kept = []
 
     def record(tensor: Tensor) -> Tensor:

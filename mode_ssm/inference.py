@@ -1,0 +1,127 @@
+"""What the entry scripts do with a finished checkpoint: load it, report on a split, write a submission."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from mode_ssm.config import Smoothing, TrainConfig
+from mode_ssm.data.brain2text import load_features, submission_order
+from mode_ssm.models.mode_ssm import MODE_SSM
+from mode_ssm.report import ExampleTrial, choose_example, write_report
+from mode_ssm.submission import validate_submission, write_submission
+from mode_ssm.tasks.decoding import decode_trials
+from mode_ssm.tasks.evaluation import Evaluation, build_word_decoder, evaluate_split
+from mode_ssm.tasks.transcription import restore_model
+from mode_ssm.tasks.transcription_data import TranscriptionData
+from mode_ssm.train.checkpoint import Checkpoint
+from mode_ssm.train.distributed import available_cores
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A checkpoint's model on its device and the data it is asked about."""
+
+    checkpoint: Checkpoint
+    config: TrainConfig  # the checkpoint's, with what the command line put over it
+    model: MODE_SSM
+    data: TranscriptionData
+    device: torch.device
+
+    @property
+    def run_dir(self) -> Path:
+        return self.checkpoint.path.parent.parent
+
+
+def load(checkpoint: Checkpoint, config: TrainConfig, device: torch.device) -> LoadedModel:
+    """Build the model as `checkpoint` describes it and open the data that `config` names."""
+    model = restore_model(checkpoint.config, checkpoint.description, checkpoint.weights()).to(device)
+    data = TranscriptionData.open(
+        config.data, config.seed, checkpoint.description["sessions"], progress=config.logging.progress
+    )
+    return LoadedModel(checkpoint, config, model, data, device)
+
+
+def report_on(loaded: LoadedModel, split: str, folder: Path, *, tta: bool) -> Evaluation:
+    """Decode `split`, write `report.json` and `report.html` into `folder`, return the evaluation."""
+    config = loaded.config
+    evaluation = evaluate_split(
+        loaded.model,
+        loaded.data,
+        split,
+        config,
+        loaded.device,
+        tta=tta,
+        processes=available_cores(),
+        progress=config.logging.progress,
+    )
+    evaluation.summary["checkpoint"] = f"{loaded.checkpoint.path.name} of {loaded.run_dir.name}"
+    evaluation.summary["stages"] = stage_metrics(loaded.checkpoint.state)
+    result = choose_example(evaluation.results)
+    truth = loaded.data.truth.get(result.info.name)
+    example = ExampleTrial(
+        result=result,
+        features=load_features(result.info),
+        log_probs=evaluation.decoded[result.info.name].log_probs,
+        frame_stride=loaded.model.frame_stride,
+        phoneme_starts=truth.phoneme_starts if truth is not None else None,
+    )
+    write_report(
+        folder,
+        title=f"{config.run_name}: {split}",
+        summary=evaluation.summary,
+        results=evaluation.results,
+        config_yaml=OmegaConf.to_yaml(OmegaConf.structured(config)),
+        metrics_path=loaded.run_dir / "metrics.jsonl",
+        example=example,
+        notes=[f"Checkpoint {evaluation.summary['checkpoint']}.", signal_path(loaded)],
+    )
+    return evaluation
+
+
+def stage_metrics(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Validation metrics at the end of every stage that the checkpoint's run had finished."""
+    return [{"stage": phase["phase"], "steps": phase["steps"], **phase["after"]} for phase in state["loop"]["history"]]
+
+
+def signal_path(loaded: LoadedModel) -> str:
+    """One sentence on what the figures assume about the future of the signal."""
+    smoothing = loaded.config.data.smoothing
+    ahead = {
+        Smoothing.none: "no smoothing",
+        Smoothing.causal: "causal smoothing",
+        Smoothing.symmetric: "symmetric smoothing, which sees the future",
+    }[smoothing]
+    encoder = "a causal encoder" if loaded.model.causal else "a bidirectional encoder, which reads the whole trial"
+    return f"Offline figures: features as the files hold them, {ahead}, {encoder}."
+
+
+def submit(loaded: LoadedModel, output: Path, *, tta: bool) -> int:
+    """Decode the test split and write the CSV; return the number of rows.
+
+    Raises `ValueError` where words cannot be decoded, or where the file that was written does not pass validation.
+    """
+    config = loaded.config
+    trials = submission_order(loaded.data.trials("test"))
+    decoder = build_word_decoder(config, loaded.data)
+    if decoder is None:
+        raise ValueError(
+            "a submission needs words: give lm.lexicon=... (CMUdict's format), or put lexicon.txt beside the data"
+        )
+    decoded, _ = decode_trials(
+        loaded.model,
+        loaded.data,
+        trials,
+        config.decode,
+        loaded.device,
+        decoder,
+        adapt=config.adapt if tta else None,
+        processes=available_cores(),
+        progress=config.logging.progress,
+    )
+    sentences = [decoded[info.name].words or "" for info in trials]
+    write_submission(output, sentences)
+    validate_submission(output, len(trials), empty_ids=[row for row, text in enumerate(sentences) if not text])
+    return len(trials)
