@@ -119,7 +119,9 @@ def measure_linear(train: list[Sample], val: list[Sample], table: Table) -> None
     for shift in track((2, 4, 6), "linear, all sessions together", console=CONSOLE):
         results[shift] = linear_per(train, val, shift, 0.01)
     shift = min(results, key=lambda s: min(results[s]))
-    table.add_row(f"(a) linear, all sessions, lead {shift}", "majority {:.1f} %, summed {:.1f} %".format(*results[shift]))
+    table.add_row(
+        f"(a) linear, all sessions, lead {shift}", "majority {:.1f} %, summed {:.1f} %".format(*results[shift])
+    )
     sessions = sorted({s.truth.session for s in val})
     scores, sizes = [], []
     for name in track(sessions, "linear, one a session", console=CONSOLE):
@@ -196,7 +198,8 @@ def train_gru(train: list[Sample], *, adapt: bool, seconds: float, rate: float =
             optimizer.step()
             if time.process_time() - start > seconds:
                 break
-        if epoch%4==0: CONSOLE.print(epoch,round(loss.item(),3))
+        if epoch % 4 == 0:
+            CONSOLE.print(epoch, round(loss.item(), 3))
     CONSOLE.print(f"{epoch} epochs, last loss {loss.item():.3f}")
     return model
 

@@ -16,7 +16,7 @@ from mode_ssm.tasks.decoding import decode_trials
 from mode_ssm.tasks.evaluation import Evaluation, build_word_decoder, evaluate_split
 from mode_ssm.tasks.transcription import restore_model
 from mode_ssm.tasks.transcription_data import TranscriptionData
-from mode_ssm.train.checkpoint import Checkpoint
+from mode_ssm.train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from mode_ssm.train.distributed import available_cores
 
 
@@ -58,7 +58,7 @@ def report_on(loaded: LoadedModel, split: str, folder: Path, *, tta: bool) -> Ev
         progress=config.logging.progress,
     )
     evaluation.summary["checkpoint"] = f"{loaded.checkpoint.path.name} of {loaded.run_dir.name}"
-    evaluation.summary["stages"] = stage_metrics(loaded.checkpoint.state)
+    evaluation.summary["stages"] = stage_metrics(loaded)
     result = choose_example(evaluation.results)
     truth = loaded.data.truth.get(result.info.name)
     example = ExampleTrial(
@@ -81,8 +81,10 @@ def report_on(loaded: LoadedModel, split: str, folder: Path, *, tta: bool) -> Ev
     return evaluation
 
 
-def stage_metrics(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Validation metrics at the end of every stage that the checkpoint's run had finished."""
+def stage_metrics(loaded: LoadedModel) -> list[dict[str, Any]]:
+    """Validation metrics at the end of every stage that the run has finished, later ones than the checkpoint's too."""
+    latest = latest_checkpoint(loaded.run_dir)
+    state = load_checkpoint(latest).state if latest is not None else loaded.checkpoint.state
     return [{"stage": phase["phase"], "steps": phase["steps"], **phase["after"]} for phase in state["loop"]["history"]]
 
 

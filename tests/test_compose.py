@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,14 +13,13 @@ from mode_ssm.compose import (
     load_submission_config,
     load_train_config,
     overrides,
-    run_main,
 )
-from mode_ssm.compose.launch import sweep_jobs
 from mode_ssm.config import EvaluateConfig, OnBadTrial, SubmissionConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = "quickstart, simulated_shuffled, spoken_digits, t15_mode_ssm, t15_mode_ssm_smoke"
 PHASES = "ctc_warmup, joint, mode, flow_bridge"
+QUOTE = "; write key=value, or \"key='value'\" with special characters"
 NO_SECTION = (
     "the model and its training come from the checkpoint; "
     "sections that can be overridden: data, lm, decode, adapt, parallel, logging"
@@ -124,8 +121,8 @@ def test_a_value_of_the_wrong_type_names_what_is_expected(setting, message):
     [
         (["model.d_model"], "cannot read 'model.d_model': no '='; write key=value"),
         (["=3"], "cannot read '=3': no key before '='; write key=value"),
-        (["model.d_model==3"], "cannot read 'model.d_model==3': extraneous input '='; write key=value"),
-        (["lm.texts=[a"], "cannot read 'lm.texts=[a': no viable alternative at input '[a'; write key=value"),
+        (["model.d_model==3"], "cannot read 'model.d_model==3': extraneous input '='" + QUOTE),
+        (["lm.texts=[a"], "cannot read 'lm.texts=[a': no viable alternative at input '[a'" + QUOTE),
         (["model@x=a"], "cannot read 'model@x=a': '@' has no meaning here; write group=choice or key=value"),
         (["seed=1", "seed=2"], "'seed' is given twice; give it once"),
         (["lm=bigram", "lm=trigram"], "'lm' is given twice; give it once"),
@@ -209,6 +206,11 @@ def test_an_override_reaches_its_key():
     assert config.curriculum.phases["joint"].epochs == 0.5
     assert config.data.train_sessions == ["a", "b"]
     assert (config.optim.lr, config.optim.warmup_steps) == (1e-3, 5000)
+
+
+def test_a_quoted_value_may_hold_special_characters():
+    config, _ = load_evaluate_config(["checkpoint='runs/a=b, c/best'"])
+    assert config.checkpoint == "runs/a=b, c/best"
 
 
 def test_a_phase_can_be_left_out():
@@ -308,111 +310,3 @@ def test_the_help_of_evaluation_lists_its_keys_and_the_sections_of_a_checkpoint(
     assert "checkpoint=???" in printed
     assert "decode.beam_size=" in printed
     assert "model.d_model" not in printed
-
-
-ENTRY = """
-import sys
-from mode_ssm.compose import load_train_config, run_main
-def main():
-    config = load_train_config(sys.argv[1:])
-    print(config.run_name, config.optim.lr, config.seed)
-    if config.seed == 3:
-        raise SystemExit(4)
-run_main(main)
-"""
-
-
-@pytest.fixture
-def entry(tmp_path):
-    """Run an entry script in a process of its own, from a folder that is not the repository's."""
-    script = tmp_path / "entry.py"
-    script.write_text(ENTRY)
-
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(script), *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
-
-    return run
-
-
-def test_an_entry_script_runs_from_any_folder(entry):
-    assert entry("seed=1").stdout == "quickstart 0.002 1\n".replace("0.002", str(load_train_config([]).optim.lr))
-
-
-def test_a_mistake_ends_in_one_line_and_exit_code_2(entry):
-    run = entry("model.d_modle=3")
-    assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr == "error: unknown key 'model.d_modle'; did you mean 'model.d_model'?\n"
-
-
-def test_the_traceback_can_be_asked_for(entry):
-    run = entry("model.d_modle=3", MODE_SSM_TRACEBACK="1")
-    assert run.returncode == 1
-    assert run.stderr.startswith("Traceback")
-
-
-def test_a_sweep_runs_every_job_in_a_run_directory_of_its_own(entry):
-    run = entry("-m", "optim.lr=1e-3,2e-3", "run_name=base", "seed=5")
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines() == [
-        "[1/2] optim.lr=0.001 seed=5 -> base_optim.lr=0.001",
-        "base_optim.lr=0.001 0.001 5",
-        "[2/2] optim.lr=0.002 seed=5 -> base_optim.lr=0.002",
-        "base_optim.lr=0.002 0.002 5",
-    ]
-
-
-def test_a_sweep_is_the_product_of_its_values():
-    parsed = overrides.parse(["experiment=glob(t15*)", "seed=range(0,4,2)", "data.root=x"])
-    space = overrides.Space({}, {"experiment": ["quickstart", "t15_mode_ssm", "t15_mode_ssm_smoke"]})
-    assert sweep_jobs(parsed, ["experiment=glob(t15*)", "seed=range(0,4,2)", "data.root=x"], space) == [
-        ["experiment=t15_mode_ssm", "seed=0", "data.root=x"],
-        ["experiment=t15_mode_ssm", "seed=2", "data.root=x"],
-        ["experiment=t15_mode_ssm_smoke", "seed=0", "data.root=x"],
-        ["experiment=t15_mode_ssm_smoke", "seed=2", "data.root=x"],
-    ]
-
-
-def test_a_sweep_ends_at_the_first_failure(entry):
-    run = entry("-m", "seed=3,4")
-    assert run.returncode == 4
-    assert "seed=3) ended with exit code 4" in run.stderr
-    assert "[2/2]" not in run.stdout
-
-
-def test_a_sweep_starts_nothing_if_one_of_its_jobs_makes_no_sense(entry):
-    run = entry("-m", "seed=1,-1")
-    assert (run.returncode, run.stdout, run.stderr) == (2, "", "error: seed=-1: expected 0 or above\n")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["seed=1"], "--multirun needs a setting with several values, such as optim.lr=1e-3,2e-3"),
-        (["optim.lr=interval(0,1)"], "'optim.lr=interval(0,1)': an interval has no list of values; "
-         "write range(a,b,step) or a,b,c"),
-        (["experiment=quickstart,spoken_digit"],
-         f"unknown experiment 'spoken_digit'; did you mean 'spoken_digits'? choices: {EXPERIMENTS}"),
-    ],
-)  # fmt: skip
-def test_a_sweep_that_cannot_run_is_refused(arguments, message):
-    assert refusal(load_train_config, "-m", *arguments) == message
-
-
-def test_a_sweep_is_refused_under_torchrun(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert refusal(load_train_config, "-m", "seed=1,2") == (
-        "--multirun does not run under torchrun; start one torchrun for every setting"
-    )
-
-
-def test_a_missing_file_is_named_in_one_line(capsys):
-    with pytest.raises(SystemExit) as stop:
-        run_main(lambda: Path("no/such/file").read_text())
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == "error: no such file or directory: no/such/file\n"
-
-
-def test_a_mistake_inside_of_a_library_keeps_its_traceback():
-    with pytest.raises(ValueError, match="invalid literal"):
-        run_main(lambda: int("x"))

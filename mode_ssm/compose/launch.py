@@ -63,7 +63,7 @@ def sweep_jobs(overrides: Sequence[Override], lines: Sequence[str], space: Space
 def job_name(run_name: str, job: Sequence[str], lines: Sequence[str]) -> str:
     """A run directory of its own for every job: the run name and what the sweep changed."""
     changed = [line for line in job if line not in lines and line.split("=")[0] not in (EXPERIMENT, "run_name")]
-    return re.sub(r"[^\w.=+-]+", "-", "_".join([run_name, *changed]))
+    return re.sub(r"[^\w.-]+", "-", "_".join([run_name, *changed]))
 
 
 def run_jobs(jobs: Sequence[Sequence[str]], names: Sequence[str]) -> int:
@@ -71,7 +71,7 @@ def run_jobs(jobs: Sequence[Sequence[str]], names: Sequence[str]) -> int:
     for number, (job, name) in enumerate(zip(jobs, names, strict=True), start=1):
         settings = [line for line in job if not line.startswith("run_name=")]
         print(f"[{number}/{len(jobs)}] {' '.join(settings)} -> {name}", flush=True)
-        code = subprocess.run([sys.executable, sys.argv[0], *settings, f"run_name='{name}'"], check=False).returncode
+        code = subprocess.run([sys.executable, sys.argv[0], *settings, f"run_name={name}"], check=False).returncode
         if code != 0:
             print(f"error: job {number} of {len(jobs)} ({name}) ended with exit code {code}", file=sys.stderr)
             return code

@@ -63,7 +63,7 @@ def parse(arguments: Iterable[str]) -> list[Override]:
         try:
             override = parser.parse_override(argument)
         except HydraException as error:
-            raise ConfigError(f"cannot read {argument!r}: {_reason(argument, error)}; write key=value") from error
+            raise ConfigError(f"cannot read {argument!r}: {_reason(argument, error)}") from error
         if not override.key_or_group:
             raise ConfigError(f"cannot read {argument!r}: no key before '='; write key=value")
         if override.package is not None:
@@ -75,12 +75,12 @@ def parse(arguments: Iterable[str]) -> list[Override]:
 
 
 def _reason(argument: str, error: HydraException) -> str:
-    """The parser's complaint without its list of tokens."""
+    """The parser's complaint without its list of tokens, and what to write."""
     if "=" not in argument:
-        return "no '='"
+        return "no '='; write key=value"
     lines = [line.strip() for line in str(error).splitlines()]
     reason = next(line for line in lines if not line.startswith(("Error parsing override", "See ")))
-    return reason.partition(" expecting ")[0]
+    return f"""{reason.partition(" expecting ")[0]}; write key=value, or "key='value'" with special characters"""
 
 
 def _value_paths(prefix: str, value: Any) -> Iterable[str]:

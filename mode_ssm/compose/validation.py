@@ -83,8 +83,8 @@ def _ranges(config: TrainConfig) -> Iterator[str]:
 
 
 def _run(config: TrainConfig) -> Iterator[str]:
-    if not re.fullmatch(r"[\w.=+,-]+", config.run_name) or config.run_name in (".", ".."):
-        yield f"run_name={config.run_name}: expected a folder name of letters, digits and _ - . = + ,"
+    if not re.fullmatch(r"[\w.-]+", config.run_name) or config.run_name in (".", ".."):
+        yield f"run_name={config.run_name}: expected a folder name of letters, digits and _ - ."
     if config.resume and config.overwrite:
         yield "resume=true and overwrite=true exclude each other: continue the run, or start it afresh"
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.parallel.device):

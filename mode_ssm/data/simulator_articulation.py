@@ -70,9 +70,9 @@ _TARGETS = {
 _LONG, _SHORT = 11.5, 7.0  # mean bins of a diphthong or tense vowel, and of a stop or flap-like consonant
 _MEAN_BINS = {
     **dict.fromkeys(PHONEMES, 8.5),
-    **dict.fromkeys("AA AE AO AW AY ER EY IY OW OY UW".split(), _LONG),
-    **dict.fromkeys("B D G P T K DH HH Y".split(), _SHORT),
-    **dict.fromkeys("S SH CH JH".split(), 10.0),
+    **dict.fromkeys(["AA", "AE", "AO", "AW", "AY", "ER", "EY", "IY", "OW", "OY", "UW"], _LONG),
+    **dict.fromkeys(["B", "D", "G", "P", "T", "K", "DH", "HH", "Y"], _SHORT),
+    **dict.fromkeys(["S", "SH", "CH", "JH"], 10.0),
     "SIL": 7.0,
 }
 

@@ -35,7 +35,7 @@ def pronunciations() -> dict[str, tuple[tuple[str, ...], ...]]:
 
 
 @lru_cache(maxsize=1)
-def _grammar() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def grammar() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """(templates of each corpus, fillers of each slot)."""
     corpora: dict[str, list[str]] = defaultdict(list)
     slots: dict[str, list[str]] = defaultdict(list)
@@ -67,7 +67,7 @@ class SentenceSource:
     def draw(self, corpus: str) -> str:
         """A sentence as a prompt would show it: capitals and punctuation. Raises `ValueError` when the corpus is
         unknown or has no new sentence left."""
-        corpora, _ = _grammar()
+        corpora, _ = grammar()
         if corpus not in corpora:
             raise ValueError(f"unknown corpus {corpus!r}; known: {', '.join(CORPORA)}")
         templates = corpora[corpus]
@@ -80,7 +80,7 @@ class SentenceSource:
         raise ValueError(f"corpus {corpus!r} has no new sentence left after {len(self._drawn)}; ask for fewer of it")
 
     def _fill(self, template: str) -> str:
-        _, slots = _grammar()
+        _, slots = grammar()
         while slot := _SLOT.search(template):
             filler = self._less_used(slots[slot.group(1)])
             template = template[: slot.start()] + filler + template[slot.end() :]

@@ -5,12 +5,12 @@ import pytest
 
 from mode_ssm.data.simulator import plan_sentences
 from mode_ssm.data.simulator_scale import SCALES
-from mode_ssm.data.simulator_text import CORPORA, SentenceSource, _grammar, pronounce, pronunciations
+from mode_ssm.data.simulator_text import CORPORA, SentenceSource, grammar, pronounce, pronunciations
 from mode_ssm.vocab import CLASS_ID, normalise_sentence
 
 
 def test_the_grammar_speaks_only_words_of_the_lexicon_and_all_of_them() -> None:
-    corpora, slots = _grammar()
+    corpora, slots = grammar()
     assert tuple(corpora) == CORPORA
     spoken: set[str] = set()
     for line in [*sum(corpora.values(), []), *sum(slots.values(), [])]:

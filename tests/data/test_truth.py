@@ -48,7 +48,9 @@ def test_a_name_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> No
         read_truth(tmp_path)
 
 
-@pytest.mark.parametrize(("line", "message"), [("{", "not JSON"), ("[1]", "expected an object"), ('{"name": "x"}', "keys")])
+@pytest.mark.parametrize(
+    ("line", "message"), [("{", "not JSON"), ("[1]", "expected an object"), ('{"name": "x"}', "keys")]
+)
 def test_a_line_that_is_no_record_is_refused_with_its_number(tmp_path: Path, line: str, message: str) -> None:
     write_truth(tmp_path / "truth.jsonl", [RECORD])
     with (tmp_path / "truth.jsonl").open("a") as file:
