@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from mode_ssm.config import AdaptConfig, LossWeights, LrMultipliers, Mixer, PhaseConfig, Smoothing, TrainConfig
+from mode_ssm.config import (
+    AdaptConfig,
+    LossWeights,
+    LrMultipliers,
+    Mixer,
+    PhaseConfig,
+    SessionAdapter,
+    Smoothing,
+    TrainConfig,
+)
 
 MODULES = tuple(field.name for field in fields(LrMultipliers))
 LOSS_TERMS = tuple(field.name for field in fields(LossWeights))
@@ -118,6 +127,11 @@ def _model(config: TrainConfig) -> Iterator[str]:
             f"model.encoder.headdim={encoder.headdim}: must divide d_model x expand = {d_inner}; "
             f"for example {', '.join(map(str, fitting))}"
         )
+    projection = model.stem.projection
+    if projection is not None and projection < 1:
+        yield f"model.stem.projection={projection}: expected at least 1, or null for none"
+    if projection is None and model.session_adapter is SessionAdapter.projection:
+        yield "model.session_adapter=projection: needs model.stem.projection, the width that it projects to"
     if model.stem.kernel_size < model.stem.stride:
         yield (
             f"model.stem.kernel_size={model.stem.kernel_size}: expected at least model.stem.stride="

@@ -82,7 +82,8 @@ def evaluate_split(
     plain, _ = decode_trials(
         model, data, trials, config.decode, device, decoder, processes=processes, progress=progress
     )
-    decoded, adaptations = plain, {}
+    decoded: dict[str, DecodedTrial] = plain
+    adaptations: dict[str, Adaptation] = {}
     if tta:
         decoded, adaptations = decode_trials(
             model,

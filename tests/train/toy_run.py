@@ -10,6 +10,7 @@ import torch
 from toy_task import ToyTask, make_config
 
 from mode_ssm.train import checkpoint
+from mode_ssm.train import trainer as trainer_module
 from mode_ssm.train.checks import NonFiniteError
 from mode_ssm.train.distributed import init_distributed
 from mode_ssm.train.interrupt import Interrupted
@@ -35,23 +36,27 @@ def main() -> None:
     arguments = parser.parse_args()
 
     config = make_config(resume=arguments.resume)
-    flush = checkpoint._flush
+    flush, point_best = checkpoint._flush, checkpoint.point_best
 
     def deadly_flush(path: Path) -> None:
         flush(path)
         if f"{arguments.kill_writing:08d}" in str(path) and path.name == "optimizer.pt":
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def deadly_point_best(run_dir: Path, step: int) -> None:
+        if step == arguments.kill_saved:
+            os.kill(os.getpid(), signal.SIGKILL)
+        point_best(run_dir, step)
+
     def deadly_prune(run_dir: Path, keep: int, best_step: int | None) -> None:
         if checkpoint.step_folder(run_dir, arguments.kill_saved).exists():
             os.kill(os.getpid(), signal.SIGKILL)
+        checkpoint.prune(run_dir, keep, best_step)
 
     if arguments.kill_writing is not None:
         checkpoint._flush = deadly_flush
     if arguments.kill_saved is not None:
-        import mode_ssm.train.trainer as trainer_module
-
-        trainer_module.point_best = lambda run_dir, step: deadly_prune(run_dir, 0, None)
+        trainer_module.point_best = deadly_point_best
         trainer_module.prune = deadly_prune
 
     distributed = init_distributed(config.parallel)
