@@ -13,13 +13,13 @@ class SimulatorConstants:
     duration_spread: float = 0.3  # coefficient of variation of one phoneme's duration
     rest_before: tuple[int, int] = (14, 26)  # bins before the first phoneme, least and most
     rest_after: tuple[int, int] = (8, 18)  # bins after the last word's SIL
-    coarticulation: float = 1.0  # multiplies every articulator's smoothing; more blends neighbours
-    token_spread: float = 0.35  # standard deviation of a spoken phoneme's missed target; more is harder for any decoder
+    coarticulation: float = 2.3  # multiplies every articulator's smoothing; more blends neighbours
+    token_spread: float = 0.08  # standard deviation of a spoken phoneme's missed target; more is harder for any decoder
 
     # electrodes
     mean_rate: float = 0.4  # median over electrodes of the resting rate: 20 crossings a second
     max_rate: float = 6.0  # a count in a bin saturates here: 300 a second
-    tuning: float = 0.35  # spread of the log rate that movement causes, on an average electrode; the signal's strength
+    tuning: float = 1.0  # spread of the log rate that movement causes, on an average electrode; the signal's strength
     shared_factors: int = 8  # of each of two speeds; noise that many electrodes share
     fast_noise: float = 0.2  # spread of log rate that the quick half causes; as fast as speech, so nothing removes it
     slow_noise: float = 0.5  # the same of the slow half; a decoder that sees seconds of context can subtract it

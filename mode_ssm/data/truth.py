@@ -32,15 +32,16 @@ def write_truth(path: Path | str, records: Iterable[TruthRecord]) -> int:
     """Write the records as one JSON object a line and return their number. The file appears whole or not at all."""
     path = Path(path)
     partial = path.with_suffix(".partial")
-    count = 0
+    written = 0
     try:
         with partial.open("w", encoding="utf-8") as file:
-            for count, record in enumerate(records, start=1):
+            for record in records:
                 file.write(json.dumps(asdict(record)) + "\n")
+                written += 1
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    return count
+    return written
 
 
 def read_truth(root: Path | str) -> dict[str, TruthRecord]:

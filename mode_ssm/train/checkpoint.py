@@ -49,7 +49,7 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        return int(self.path.name.removeprefix(_STEP))
+        return int(self.state["loop"]["step"])
 
     def weights(self) -> dict[str, Tensor]:
         """The model's state dict, on the CPU."""
@@ -178,11 +178,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises a one-line `ValueError` for a missing or damaged one, naming those that are there.
     """
-    folder = _find(Path(path))
+    folder, run_dir = _find(Path(path))
     try:
         state = _read_state(folder)
     except ValueError as error:
-        raise ValueError(f"{error}; whole ones: {_listing(folder.parent.parent)}") from None
+        raise ValueError(f"{error}; whole ones: {_listing(run_dir)}") from None
     try:
         config = OmegaConf.to_object(
             OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(folder / CONFIG))
@@ -193,19 +193,20 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(path=folder, config=config, state=state, description=state["description"])
 
 
-def _find(path: Path) -> Path:
+def _find(path: Path) -> tuple[Path, Path]:
+    """(checkpoint folder, run directory around it) that a user's path means; neither is read yet."""
     run_dir = next((p for p in (path, path.parent, path.parent.parent) if (p / FOLDER).is_dir()), None)
-    if path.is_dir():
-        if run_dir != path:
-            return path.resolve()
-        best = path / BEST
-        chosen = best.resolve() if best.exists() else latest_checkpoint(path)
-        if chosen is not None:
-            return chosen
+    if path.is_dir() and run_dir != path:
+        return path.resolve(), run_dir or path
     if run_dir is None:
-        runs = sorted(str(p.parent) for p in Path(path.parts[0] if path.parts else ".").glob(f"*/{FOLDER}"))
+        nearest = next(parent for parent in path.absolute().parents if parent.is_dir())
+        runs = sorted(str(folder.parent) for folder in nearest.glob(f"*/{FOLDER}"))
         raise ValueError(f"no checkpoint at {path}; runs with checkpoints: {', '.join(runs) or 'none'}")
-    raise ValueError(f"no checkpoint at {path}; there are: {_listing(run_dir)}")
+    best = path / BEST
+    folder = best.resolve() if best.exists() else latest_checkpoint(path)
+    if folder is None:
+        raise ValueError(f"no checkpoint at {path}; there are: {_listing(run_dir)}")
+    return folder, run_dir
 
 
 def _listing(run_dir: Path) -> str:

@@ -1,11 +1,13 @@
 """From the phases of a config to a plan in optimizer steps."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from typing import Any
 
 from mode_ssm.config import CurriculumConfig, LrMultipliers, PhaseConfig
+from mode_ssm.tasks.task import ResumableLoader
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +115,20 @@ def resolve_curriculum(
 
 def _to_steps(epochs: float, steps_per_epoch: int, accumulation: int) -> int:
     return max(1, round(epochs * steps_per_epoch / accumulation))
+
+
+def batch_position(plan: ResolvedPhase, number: int) -> tuple[int, int]:
+    """(epoch, batch in epoch) of batch `number` of a phase."""
+    epochs, batch = divmod(number, plan.steps_per_epoch)
+    return plan.start_epoch + epochs, batch
+
+
+def batch_stream(loader: ResumableLoader, plan: ResolvedPhase, number: int) -> Iterator[Any]:
+    """Batches `number`, `number` + 1, ... of a phase without end, epoch after epoch."""
+    epoch, start_batch = batch_position(plan, number)
+    while True:
+        yield from loader.epoch(epoch, start_batch)
+        epoch, start_batch = epoch + 1, 0
 
 
 def check_modules_have_multipliers(module_names: Iterable[str]) -> None:

@@ -116,6 +116,7 @@ def init_distributed(parallel: ParallelConfig) -> Distributed:
     device = choose_device(parallel.device, local_rank, local_world_size)
     if parallel.threads < 0:
         raise ValueError(f"parallel.threads={parallel.threads} must be positive, or 0 for cores divided by processes")
+    torch.set_flush_denormal(True)  # decayed states fall into the denormals, where a CPU is many times slower
     torch.set_num_threads(parallel.threads or max(1, available_cores() // local_world_size))
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -1,21 +1,16 @@
 """The loop: phases of optimizer steps over an objective, on any number of processes, resumable to the bit."""
 
-import gc
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from mode_ssm.config import ParallelConfig, Precision, TrainConfig
-from mode_ssm.tasks.task import Objective, ResumableLoader, Task
+from mode_ssm.config import TrainConfig
+from mode_ssm.tasks.task import ResumableLoader, Task
 from mode_ssm.train.checkpoint import (
     Checkpoint,
     git_commit,
@@ -25,9 +20,11 @@ from mode_ssm.train.checkpoint import (
     save_checkpoint,
     step_folder,
 )
-from mode_ssm.train.checks import GradientCheck, check_terms, ensure_finite
+from mode_ssm.train.checks import ensure_finite
 from mode_ssm.train.curriculum import (
     ResolvedPhase,
+    batch_position,
+    batch_stream,
     check_curriculum,
     check_modules_have_multipliers,
     resolve_curriculum,
@@ -39,21 +36,8 @@ from mode_ssm.train.loop_state import FitResult, LoopState
 from mode_ssm.train.optim import build_optimizer, set_learning_rates
 from mode_ssm.train.rng import preserved_rng, rng_state, seed_everything, set_rng_state
 from mode_ssm.train.run_directory import prepare_run_dir
+from mode_ssm.train.running_phase import RunningPhase, use_bf16
 from mode_ssm.vocab import CLASSES
-
-
-@dataclass(kw_only=True, slots=True)
-class RunningPhase:
-    """A phase made ready: modules frozen or not, objective built and wrapped, batches at the right place."""
-
-    plan: ResolvedPhase
-    objective: Objective
-    wrapped: nn.Module  # the objective, inside DDP where there are several processes
-    weights: dict[str, float]
-    parameters: list[nn.Parameter]  # that the phase trains
-    batches: Iterator[Any]
-    check: GradientCheck
-    terms_checked: bool = False
 
 
 class Trainer:
@@ -100,20 +84,26 @@ class Trainer:
     def _run_phase(self, plan: ResolvedPhase) -> None:
         """Steps, evaluations and checkpoints from where the state stands to the end of the phase."""
         state = self.state
-        phase = self._enter(plan)
-        while True:
-            self._step(phase)
-            better, ends = False, state.step_in_phase == plan.steps
-            if ends or (plan.evaluate_every and state.step_in_phase % plan.evaluate_every == 0):
-                metrics, better = self._evaluate(plan)
-                stopped_early = None if ends else self._out_of_patience(plan)
-                if ends or stopped_early:
-                    state.end_phase(plan.name, state.step_in_phase, metrics, stopped_early)
-                    state.finished = state.phase_index == len(self._phases)
+        first_batch = state.step_in_phase * self.config.optim.accumulation
+        batches = batch_stream(self._loaders[plan.index], plan, first_batch)
+        phase = RunningPhase.enter(plan, batches, self.task, self.distributed, self._bf16, state.step_in_phase)
+        self._optimizer.zero_grad(set_to_none=True)
+        try:
+            while True:
+                self._step(phase)
+                better, ends = False, state.step_in_phase == plan.steps
+                if ends or (plan.evaluate_every and state.step_in_phase % plan.evaluate_every == 0):
+                    metrics, better = self._evaluate(plan)
+                    stopped_early = None if ends else self._out_of_patience(plan)
+                    if ends or stopped_early:
+                        state.end_phase(plan.name, state.step_in_phase, metrics, stopped_early)
+                        state.finished = state.phase_index == len(self._phases)
+                        self._save()
+                        return
+                if better or state.step % self.config.checkpoint.every_steps == 0:
                     self._save()
-                    return
-            if better or state.step % self.config.checkpoint.every_steps == 0:
-                self._save()
+        finally:
+            phase.leave()
 
     def _step(self, phase: RunningPhase) -> None:
         """One update of the parameters from `accumulation` batches on every rank."""
@@ -123,7 +113,7 @@ class Trainer:
             batches = [next(phase.batches).to(device) for _ in range(optim.accumulation)]
         counts, trials = self._agree(phase, batches)
         rate = set_learning_rates(self._optimizer, optim, phase.plan, state.step_in_phase, self._run_steps)
-        losses = self._backward(phase, batches, counts)
+        losses = phase.backward(batches, counts)
         norm = float(clip_grad_norm_(phase.parameters, optim.clip_norm))
         means = self._global_means(phase, batches, losses, counts, norm)
         phase.check.after_backward()
@@ -150,26 +140,6 @@ class Trainer:
                 self._save()
             raise Interrupted(signals, self.state.step, step_folder(self.run_dir, self.state.step))
         return dict(zip(phase.weights, totals, strict=True)), int(trials)
-
-    def _backward(self, phase: RunningPhase, batches: list[Any], counts: Mapping[str, float]) -> list[dict[str, float]]:
-        """Accumulate the gradient of sum_k w_k * sum_k / count_k over batches and ranks; this rank's sums by batch."""
-        device, world_size = self.distributed.device, self.distributed.world_size
-        # DDP averages over ranks what is to be summed.
-        scales = {t: w * world_size / counts[t] if counts[t] else 0.0 for t, w in phase.weights.items()}
-        sums = []
-        for i, batch in enumerate(batches):
-            last = i == len(batches) - 1
-            wrapped = phase.wrapped
-            local = isinstance(wrapped, DistributedDataParallel) and not last
-            with wrapped.no_sync() if local else nullcontext():  # type: ignore[operator]
-                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bf16):
-                    terms = wrapped(batch)
-                if not phase.terms_checked:
-                    check_terms(terms, phase.objective.counts(batch), phase.weights, phase.plan.name)
-                    phase.terms_checked = True
-                torch.stack([scales[term] * total for term, (total, _) in terms.items()]).sum().backward()
-            sums.append({term: total.detach() for term, (total, _) in terms.items()})
-        return [{term: float(total) for term, total in by_term.items()} for by_term in sums]
 
     def _global_means(
         self,
@@ -230,7 +200,7 @@ class Trainer:
         )
         self._run_steps = sum(phase.steps for phase in self._phases)
         self._optimizer = build_optimizer(task.model, modules, config.optim)
-        self._bf16 = use_bf16(config.parallel, distributed.device)
+        self._bf16 = use_bf16(config.parallel.precision, distributed.device)
         if config.parallel.compile:
             task.model.compile()
         seed_everything(config.seed, distributed.rank)
@@ -245,32 +215,6 @@ class Trainer:
             self._logger.note(f"continuing after step {self.state.step} from {checkpoint.path}")
         elif self.config.resume:
             self._logger.note(f"no checkpoint in {self.run_dir} yet; starting at the beginning")
-
-    def _enter(self, plan: ResolvedPhase) -> RunningPhase:
-        """Freeze and unfreeze, build the objective, wrap it. Draws nothing from the run's random streams."""
-        task, distributed = self.task, self.distributed
-        if distributed.world_size > 1:
-            gc.collect()  # the hooks of the last phase's DDP live as long as it does
-        with preserved_rng(distributed.device):
-            objective = task.objective(plan.config)
-            objective.to(distributed.device).train()
-            for name, module in task.modules().items():
-                trained = name in plan.config.train
-                module.requires_grad_(trained)
-                module.train(trained)  # no dropout in what does not learn
-            wrapped = DistributedDataParallel(objective) if distributed.world_size > 1 else objective
-        self._optimizer.zero_grad(set_to_none=True)
-        return RunningPhase(
-            plan=plan,
-            objective=objective,
-            wrapped=wrapped,
-            weights=task.loss_weights(plan.config),
-            parameters=[p for name in plan.config.train for p in task.modules()[name].parameters()],
-            batches=batch_stream(
-                self._loaders[plan.index], plan, self.state.step_in_phase * self.config.optim.accumulation
-            ),
-            check=GradientCheck(task.modules(), plan.name, plan.config, plan.steps - self.state.step_in_phase),
-        )
 
     def _evaluate(self, plan: ResolvedPhase) -> tuple[dict[str, float], bool]:
         """Metrics from rank 0, the same on all; whether they are the best of the run."""
@@ -355,27 +299,3 @@ class Trainer:
             history=tuple(state.history),
             seconds=state.seconds,
         )
-
-
-def batch_position(plan: ResolvedPhase, number: int) -> tuple[int, int]:
-    """(epoch, batch in epoch) of batch `number` of a phase."""
-    epochs, batch = divmod(number, plan.steps_per_epoch)
-    return plan.start_epoch + epochs, batch
-
-
-def batch_stream(loader: ResumableLoader, plan: ResolvedPhase, number: int) -> Iterator[Any]:
-    """Batches `number`, `number` + 1, ... of a phase without end, epoch after epoch."""
-    epoch, start_batch = batch_position(plan, number)
-    while True:
-        yield from loader.epoch(epoch, start_batch)
-        epoch, start_batch = epoch + 1, 0
-
-
-def use_bf16(parallel: ParallelConfig, device: torch.device) -> bool:
-    """Whether forward passes run under bf16 autocast. A CPU does so only when asked: there it is rarely faster."""
-    supported = device.type == "cpu" or torch.cuda.is_bf16_supported()
-    if parallel.precision is Precision.bf16 and not supported:
-        raise ValueError("parallel.precision=bf16, but this GPU has no bf16; use auto or fp32")
-    return parallel.precision is Precision.bf16 or (
-        parallel.precision is Precision.auto and device.type == "cuda" and supported
-    )

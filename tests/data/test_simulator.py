@@ -9,6 +9,7 @@ import pytest
 
 from mode_ssm.data import simulator
 from mode_ssm.data.simulator import Implant, SimulatorConstants, plan_sentences, simulate, simulate_session
+from mode_ssm.data.simulator_articulation import NUM_ARTICULATORS, VOICING
 from mode_ssm.data.simulator_scale import SCALES, BlockLayout, Scale, SessionLayout
 from mode_ssm.data.t15_format import session_file
 from mode_ssm.data.truth import TruthRecord, read_truth
@@ -96,7 +97,7 @@ def test_every_trial_has_the_official_names_types_shapes_and_padding(root: Path)
                     assert not text[len(label) :].any()
 
 
-def test_trials_stand_in_order_of_block_and_trial_and_held_out_blocks_are_split_between_val_and_test(
+def test_trials_stand_in_order_and_held_out_blocks_are_split_between_val_and_test(
     root: Path,
 ) -> None:
     numbers = defaultdict(list)
@@ -250,8 +251,6 @@ def test_silent_speech_shares_the_tuning_of_vocalised_speech_in_part() -> None:
 
 
 def test_silent_blocks_have_no_voicing_drive_and_a_smaller_gain() -> None:
-    from mode_ssm.data.simulator_articulation import NUM_ARTICULATORS, VOICING
-
     tuning = Implant(SimulatorConstants(), SEED).on(25)
     assert not tuning.weights["silent"][[VOICING, VOICING + NUM_ARTICULATORS]].any()
     assert tuning.weights["vocalised"][VOICING].any()

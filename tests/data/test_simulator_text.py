@@ -1,4 +1,5 @@
 from collections import Counter, defaultdict
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ def test_the_grammar_speaks_only_words_of_the_lexicon_and_all_of_them() -> None:
     corpora, slots = grammar()
     assert tuple(corpora) == CORPORA
     spoken: set[str] = set()
-    for line in [*sum(corpora.values(), []), *sum(slots.values(), [])]:
+    for line in chain(*corpora.values(), *slots.values()):
         while "{" in line:
             before, _, rest = line.partition("{")
             name, _, after = rest.partition("}")
@@ -59,8 +60,7 @@ def test_the_fifty_word_corpus_has_about_fifty_words() -> None:
 def test_an_exhausted_corpus_and_an_unknown_one_are_named() -> None:
     source = SentenceSource(np.random.default_rng(3))
     with pytest.raises(ValueError, match="'50-word' has no new sentence left"):
-        for _ in range(5000):
-            source.draw("50-word")
+        [source.draw("50-word") for _ in range(5000)]
     with pytest.raises(ValueError, match="unknown corpus 'poetry'; known: conversation, 50-word"):
         source.draw("poetry")
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,12 @@ def test_a_run_folder_means_its_best_and_without_one_its_latest(tmp_path: Path) 
     assert load_checkpoint(tmp_path / "checkpoints/step_00000002").step == 2
 
 
+def test_a_copied_folder_opens_outside_its_run(tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere" / "decoder"
+    shutil.copytree(save(tmp_path / "run", 3), copy)
+    assert load_checkpoint(copy).step == 3
+
+
 def test_a_missing_checkpoint_is_named_with_those_that_are_there(tmp_path: Path) -> None:
     run = tmp_path / "run"
     save(run, 3)
@@ -156,8 +163,14 @@ def test_a_missing_checkpoint_is_named_with_those_that_are_there(tmp_path: Path)
         with pytest.raises(ValueError, match="no checkpoint at") as error:
             load_checkpoint(wrong)
         assert str(error.value) == f"no checkpoint at {wrong}; {there}"
-    with pytest.raises(ValueError, match=f"no checkpoint at {tmp_path}/rum; runs with checkpoints: {run}$"):
-        load_checkpoint(tmp_path / "rum")
+    with pytest.raises(ValueError, match=f"no checkpoint at {tmp_path}/rum/best; runs with checkpoints: {run}$"):
+        load_checkpoint(tmp_path / "rum" / "best")
+    (tmp_path / "new" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"no checkpoint at {tmp_path}/new; there are: none$"):
+        load_checkpoint(tmp_path / "new")
+    with pytest.raises(ValueError, match=r"is no whole checkpoint: .*; whole ones: ") as error:
+        load_checkpoint(run / "checkpoints")
+    assert str(error.value).endswith(f"whole ones: {run}/checkpoints/step_00000003")
 
 
 def test_a_damaged_checkpoint_is_named_and_is_never_the_latest(tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ import pytest
 from toy_task import MODULES, phase
 
 from mode_ssm.config import CurriculumConfig, LossWeights, LrMultipliers, PhaseConfig
-from mode_ssm.train.curriculum import check_curriculum, resolve_curriculum
-from mode_ssm.train.trainer import batch_position, batch_stream
+from mode_ssm.train.curriculum import batch_position, batch_stream, check_curriculum, resolve_curriculum
 
 
 def curriculum(**phases: PhaseConfig) -> CurriculumConfig:

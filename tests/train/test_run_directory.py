@@ -31,7 +31,7 @@ def test_a_second_start_offers_resume_and_overwrite(finished: Path) -> None:
         prepare(finished, make_config(short()))
     for later in finished.glob("checkpoints/step_00000003"):
         later.rename(finished / "gone")
-    with pytest.raises(ValueError, match="already holds a run that stopped at step 2; continue .*overwrite=true"):
+    with pytest.raises(ValueError, match=r"already holds a run that stopped at step 2; continue .*overwrite=true"):
         prepare(finished, make_config(short()))
 
 

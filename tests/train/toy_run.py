@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.nn.utils import clip_grad_norm_
 from toy_task import ToyTask, make_config
 
 from mode_ssm.train import checkpoint
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--nan-at", type=position, help="a NaN in this batch")
     parser.add_argument("--kill-writing", type=int, help="while the checkpoint of this step is half-written")
     parser.add_argument("--kill-saved", type=int, help="when it has its name, before best follows and old ones go")
+    parser.add_argument("--gradients", type=Path, help="where rank 0 writes the gradients of the first step")
     arguments = parser.parse_args()
 
     config = make_config(resume=arguments.resume)
@@ -60,6 +62,14 @@ def main() -> None:
         trainer_module.prune = deadly_prune
 
     distributed = init_distributed(config.parallel)
+
+    def recording_clip(parameters: list[torch.nn.Parameter], max_norm: float) -> torch.Tensor:
+        if distributed.is_main and not arguments.gradients.exists():
+            torch.save([parameter.grad for parameter in parameters], arguments.gradients)
+        return clip_grad_norm_(parameters, max_norm)
+
+    if arguments.gradients is not None:
+        trainer_module.clip_grad_norm_ = recording_clip
     task = ToyTask(
         batch_size=arguments.batch_size,
         dropout=arguments.dropout,

@@ -212,6 +212,8 @@ def make_config(phases: dict[str, PhaseConfig] | None = None, **values: Any) -> 
     optim = {"lr": 0.02, "warmup_steps": 3, "accumulation": 2} | values.pop("optim", {})
     checkpoint = {"every_steps": 4, "keep": 2} | values.pop("checkpoint", {})
     return TrainConfig(
+        run_name="toy",
+        run_dir="runs/toy",
         data=DataConfig(root="toy"),
         curriculum=CurriculumConfig(phases=two_phases() if phases is None else phases),
         optim=OptimConfig(**optim),
