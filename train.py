@@ -14,7 +14,8 @@ def main() -> None:
     from mode_ssm.tasks.transcription import TranscriptionTask
     from mode_ssm.tasks.transcription_data import ensure_data
     from mode_ssm.train.checkpoint import load_checkpoint
-    from mode_ssm.train.distributed import init_distributed
+    from mode_ssm.train.checks import GradientPathError, NonFiniteError
+    from mode_ssm.train.distributed import RankZeroError, init_distributed
     from mode_ssm.train.interrupt import Interrupted
     from mode_ssm.train.trainer import Trainer
 
@@ -39,6 +40,12 @@ def main() -> None:
         if distributed.is_main:
             print(stop)
         raise SystemExit(stop.exit_code) from None
+    except (NonFiniteError, GradientPathError) as error:
+        if distributed.is_main:
+            print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except RankZeroError:  # rank 0 says what it was
+        raise SystemExit(2) from None
     finally:
         distributed.close()
 

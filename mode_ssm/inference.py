@@ -58,6 +58,7 @@ def report_on(loaded: LoadedModel, split: str, folder: Path, *, tta: bool) -> Ev
         progress=config.logging.progress,
     )
     evaluation.summary["checkpoint"] = f"{loaded.checkpoint.path.name} of {loaded.run_dir.name}"
+    evaluation.summary["num_parameters"] = loaded.checkpoint.description["num_parameters"]
     evaluation.summary["stages"] = stage_metrics(loaded)
     result = choose_example(evaluation.results)
     truth = loaded.data.truth.get(result.info.name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from mode_ssm.data.batch import TrialInfo
 from mode_ssm.metrics import (
@@ -109,6 +110,7 @@ def summarise(results: Sequence[TrialResult], *, samples: int = 1000, seed: int 
         "num_trials": len(results),
         **rates_of(errors, METRICS),
         "tta_wer_change": _tta_change(errors, samples, seed),
+        "mode_agreement": mode_agreement(results),
         "empty_hypotheses": sum(result.words is not None and not result.words.strip() for result in results),
         "by_session": grouped(lambda result: result.info.session),
         "by_corpus": grouped(lambda result: result.corpus),
@@ -116,6 +118,26 @@ def summarise(results: Sequence[TrialResult], *, samples: int = 1000, seed: int 
         "by_seen": grouped(lambda result: None if result.seen is None else ("seen" if result.seen else "unseen")),
     }
     return summary
+
+
+def mode_agreement(results: Sequence[TrialResult]) -> dict[str, float] | None:
+    """How well the latent mode, argmax p(z | X), tells the true modes apart, under the best naming of its values.
+
+    `accuracy` beside `chance`, the share of the commonest mode; None where no trial's mode is known.
+    """
+    known = [(r.mode, int(np.argmax(r.mode_posterior))) for r in results if r.mode and r.mode_posterior is not None]
+    if not known:
+        return None
+    names = sorted({name for name, _ in known})
+    table = np.zeros((len(names), 1 + max(z for _, z in known)))
+    for name, z in known:
+        table[names.index(name), z] += 1
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return {
+        "accuracy": float(table[rows, columns].sum() / len(known)),
+        "chance": float(table.sum(1).max() / len(known)),
+        "num_trials": len(known),
+    }
 
 
 def _rates(errors: Sequence[TrialErrors], metrics: Sequence[str], samples: int, seed: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mode_ssm.config import PhaseConfig, TrainConfig
+from mode_ssm.data.t15_format import SPLITS
 from mode_ssm.decode.greedy import greedy_ctc_batch
 from mode_ssm.metrics import aggregate, phoneme_errors
 from mode_ssm.models.mode_ssm import MODE_SSM
@@ -24,6 +25,13 @@ def restore_model(config: TrainConfig, description: Mapping[str, Any], weights: 
     model = build_model(config, len(description["sessions"]), description["num_blocks"])
     model.load_state_dict(weights)
     return model.eval()
+
+
+def parameter_summary(model: MODE_SSM) -> str:
+    """`MODE_SSM: 30,123,456 parameters (preprocessor 12,345,678, ...)`."""
+    counts = {name: sum(p.numel() for p in getattr(model, name).parameters()) for name in MODE_SSM.MODULES}
+    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"MODE_SSM: {sum(counts.values()):,} parameters ({parts})"
 
 
 class TranscriptionTask:
@@ -50,6 +58,13 @@ class TranscriptionTask:
             torch.stack([torch.from_numpy(s.std) for s in by_session]),
         )
         self._model.to(self.device)
+        if self.progress:
+            print(self.headline(), flush=True)
+
+    def headline(self) -> str:
+        """One line on model and data."""
+        trials = " / ".join(f"{len(self.data.index.trials[split])} {split}" for split in SPLITS)
+        return f"{parameter_summary(self.model)}; {len(self.data.sessions)} training sessions, {trials} trials"
 
     @property
     def model(self) -> MODE_SSM:

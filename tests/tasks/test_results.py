@@ -7,7 +7,7 @@ import pytest
 
 from mode_ssm.data.batch import TrialInfo
 from mode_ssm.metrics import bootstrap_interval
-from mode_ssm.tasks.results import TrialResult, summarise
+from mode_ssm.tasks.results import TrialResult, mode_agreement, summarise
 from mode_ssm.vocab import SIL
 
 
@@ -119,3 +119,11 @@ def test_intervals_hold_the_rate_and_are_deterministic() -> None:
 def test_a_summary_is_of_exactly_one_split(splits: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="exactly one split"):
         summarise([result(number, split=split) for number, split in enumerate(splits)])
+
+
+def test_mode_agreement_takes_the_best_naming_of_the_latent_values() -> None:
+    posteriors = [(0.1, 0.9), (0.2, 0.8), (0.7, 0.3), (0.4, 0.6), (0.9, 0.1)]
+    modes = ["silent", "silent", "vocalised", "vocalised", None]
+    trials = [result(i, mode=m, mode_posterior=p) for i, (m, p) in enumerate(zip(modes, posteriors, strict=True))]
+    assert mode_agreement(trials) == {"accuracy": 0.75, "chance": 0.5, "num_trials": 4}
+    assert mode_agreement(trials[-1:]) is None
