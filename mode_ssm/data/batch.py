@@ -42,8 +42,8 @@ class Trial:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """features (B, T, C) float32, zero beyond feature_lengths (B,) int64; targets (B, U) int64, zero beyond
-    target_lengths (B,) int64; session_ids (B,) int64, -1 for a session the model never saw; block_ids (B,) int64,
-    equal for trials of the same session and block. Without labels, targets is (B, 0) and target_lengths zero.
+    target_lengths (B,) int64; session_ids (B,) int64, -1 for a session the model never saw. Without labels, targets is
+    (B, 0) and target_lengths zero.
     """
 
     features: Tensor
@@ -51,7 +51,6 @@ class Batch:
     targets: Tensor
     target_lengths: Tensor
     session_ids: Tensor
-    block_ids: Tensor
     trials: tuple[TrialInfo, ...] = field(default=())
 
     def __len__(self) -> int:
@@ -60,7 +59,7 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         moved = {
             name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("features", "feature_lengths", "targets", "target_lengths", "session_ids", "block_ids")
+            for name in ("features", "feature_lengths", "targets", "target_lengths", "session_ids")
         }
         return replace(self, **moved)
 
@@ -77,14 +76,11 @@ def collate(trials: Sequence[Trial], session_index: dict[str, int]) -> Batch:
     for row, (trial, target) in enumerate(zip(trials, targets, strict=True)):
         features[row, : len(trial.features)] = torch.from_numpy(np.ascontiguousarray(trial.features))
         padded_targets[row, : len(target)] = torch.from_numpy(np.ascontiguousarray(target))
-    blocks: dict[tuple[str, int], int] = {}
-    block_ids = [blocks.setdefault((t.info.session, t.info.block), len(blocks)) for t in trials]
     return Batch(
         features=features,
         feature_lengths=feature_lengths,
         targets=padded_targets,
         target_lengths=target_lengths,
         session_ids=torch.tensor([session_index.get(t.info.session, -1) for t in trials]),
-        block_ids=torch.tensor(block_ids),
         trials=tuple(t.info for t in trials),
     )

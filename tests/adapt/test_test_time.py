@@ -55,7 +55,6 @@ def make_batches(session: int = 0, shift: float = 0.0, scale: float = 1.0) -> li
                 targets=torch.zeros(2, 0, dtype=torch.int64),
                 target_lengths=torch.zeros(2, dtype=torch.int64),
                 session_ids=torch.full((2,), session),
-                block_ids=torch.zeros(2, dtype=torch.int64),
             )
         )
     return batches

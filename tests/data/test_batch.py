@@ -34,14 +34,8 @@ def test_collate_pads_with_zeros_behind_each_trial(make_info: MakeInfo) -> None:
     assert batch.target_lengths.tolist() == [3, 1, 2]
     assert batch.session_ids.tolist() == [0, 1, -1]
     assert batch.trials == tuple(t.info for t in trials)
-    for tensor in (batch.feature_lengths, batch.targets, batch.target_lengths, batch.session_ids, batch.block_ids):
+    for tensor in (batch.feature_lengths, batch.targets, batch.target_lengths, batch.session_ids):
         assert tensor.dtype == torch.int64
-
-
-def test_blocks_are_told_apart_by_session_and_number(make_info: MakeInfo) -> None:
-    places = [("a", 1), ("a", 2), ("b", 1), ("a", 1), ("b", 1)]
-    trials = [trial(make_info(i, session=s, block=b), 1, [1]) for i, (s, b) in enumerate(places)]
-    assert collate(trials, {}).block_ids.tolist() == [0, 1, 2, 0, 2]
 
 
 def test_without_labels_targets_are_empty(make_info: MakeInfo) -> None:
@@ -59,7 +53,7 @@ def test_collated_features_do_not_share_memory_with_the_trials(make_info: MakeIn
 def test_a_batch_moves_with_its_trials(make_info: MakeInfo) -> None:
     batch = collate([trial(make_info(), 3, [1])], {})
     moved = batch.to("meta")
-    assert moved.features.device.type == moved.block_ids.device.type == "meta"
+    assert moved.features.device.type == moved.session_ids.device.type == "meta"
     assert moved.trials == batch.trials
     assert batch.features.device.type == "cpu"
 

@@ -19,7 +19,7 @@ from mode_ssm.data.transforms import EvalTransform, TrainTransform
 
 SESSIONS = {"t15.2023.08.11": 0, "t15.2023.08.13": 1, "t15.2023.08.18": 2}
 AUGMENT = AugmentConfig(white_noise_std=0.3, constant_offset_std=0.1, random_cut_bins=3, time_masks=2, time_warp=0.1)
-FIELDS = ("features", "feature_lengths", "targets", "target_lengths", "session_ids", "block_ids")
+FIELDS = ("features", "feature_lengths", "targets", "target_lengths", "session_ids")
 
 
 @pytest.fixture

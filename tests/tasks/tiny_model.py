@@ -65,7 +65,6 @@ def make_batch(rows: list[int]) -> Batch:
         targets=torch.nn.utils.rnn.pad_sequence([targets[r] for r in rows], batch_first=True),
         target_lengths=torch.tensor([labels[r] for r in rows]),
         session_ids=torch.tensor([int(places[r][0][1]) for r in rows]),
-        block_ids=torch.zeros(len(rows), dtype=torch.int64),
         trials=tuple(
             TrialInfo(
                 session=places[r][0],
