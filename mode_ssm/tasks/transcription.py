@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from mode_ssm.config import PhaseConfig, TrainConfig
 from mode_ssm.data.t15_format import SPLITS
 from mode_ssm.decode.greedy import greedy_ctc_batch
+from mode_ssm.decode.transducer_beam import greedy_transducer
 from mode_ssm.metrics import aggregate, phoneme_errors
 from mode_ssm.models.mode_ssm import MODE_SSM
+from mode_ssm.tasks.decoding import HeadTransducer
 from mode_ssm.tasks.task import Objective, ResumableLoader
 from mode_ssm.tasks.transcription_data import TranscriptionData
 from mode_ssm.tasks.transcription_objective import TranscriptionObjective, loss_weights
@@ -37,7 +39,7 @@ def parameter_summary(model: MODE_SSM) -> str:
 class TranscriptionTask:
     """Implements `Task`."""
 
-    select_metric = "val/per"
+    select_metric = "val/per_mean"
 
     def __init__(self, config: TrainConfig, device: torch.device, progress: bool = True) -> None:
         self.config, self.device, self.progress = config, device, progress
@@ -85,15 +87,23 @@ class TranscriptionTask:
 
     @torch.inference_mode()
     def evaluate(self) -> dict[str, float]:
-        """`val/per` of greedy CTC over the whole split."""
-        errors = []
+        """Phoneme error rates over the validation split, both heads without a beam: `val/per` of CTC, `val/per_rnnt`,
+        and their mean, by which the best checkpoint is chosen, because decoding uses both heads."""
+        ctc_errors, rnnt_errors = [], []
+        transducer = HeadTransducer(self.model)
         for batch in self.data.batches(self.data.trials("val")):
             moved = batch.to(self.device)
             output = self.model(moved.features, moved.feature_lengths, moved.session_ids)
-            log_probs = output.phoneme_logits.float().log_softmax(-1).cpu()
-            for info, hypothesis in zip(batch.trials, greedy_ctc_batch(log_probs, output.lengths.cpu()), strict=True):
-                errors.append(phoneme_errors(list(self.data.reference(info).phonemes), hypothesis))
-        return {"val/per": aggregate(errors).rate}
+            ctc = greedy_ctc_batch(output.phoneme_logits.cpu(), output.lengths.cpu())
+            rnnt = greedy_transducer(
+                transducer, output.encoder_out, output.lengths, self.config.decode.rnnt_max_symbols
+            )
+            for info, by_ctc, by_rnnt in zip(batch.trials, ctc, rnnt, strict=True):
+                reference = self.data.reference(info).phonemes.tolist()
+                ctc_errors.append(phoneme_errors(reference, by_ctc))
+                rnnt_errors.append(phoneme_errors(reference, by_rnnt))
+        per, per_rnnt = aggregate(ctc_errors).rate, aggregate(rnnt_errors).rate
+        return {"val/per": per, "val/per_rnnt": per_rnnt, "val/per_mean": (per + per_rnnt) / 2}
 
     def describe(self) -> dict[str, Any]:
         return {
