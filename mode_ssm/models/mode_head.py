@@ -1,8 +1,9 @@
 """p(z | X): the speaking mode as a latent variable, and what it does to the encoder's output.
 
 The benchmark withholds how a sentence was attempted (silently or aloud), so z has no labels. It is shaped by the
-transcription losses through the conditioning below and by the two regularisers of the objective: sharp for a trial
-and balanced over trials (Krause et al. 2010, regularised information maximisation), and constant within a block.
+transcription losses through the conditioning below and by the two regularisers of the objective: constant within a
+block while the blocks of a session differ, and sharp for a trial. Comparing blocks within their session keeps z from
+naming the session, the easiest cluster to find.
 
 Shapes: B trials, T frames, D d_model, K modes.
 """
@@ -29,10 +30,10 @@ class ModeHead(nn.Module):
     """Pools mean and spread of the stem's frames and the mean of the encoder's, classifies, and modulates the
     encoder's output by a gain and an offset per mode (FiLM, Perez et al. 2018), weighted by p(z | X).
 
-    A causal model pools over the frames so far, frame by frame; others pool over the trial.
+    A causal model pools over the frames so far, frame by frame; others pool over the trial. What is pooled is
+    detached: the classifier reads the representation and does not bend it towards easy clusters.
     """
 
-    marginal: Tensor
     block_posterior: Tensor
 
     def __init__(self, d_model: int, config: ModeConfig, causal: bool, num_blocks: int) -> None:
@@ -46,13 +47,12 @@ class ModeHead(nn.Module):
         )
         self.gain = nn.Parameter(0.01 * torch.randn(config.n_modes, d_model))
         self.offset = nn.Parameter(0.01 * torch.randn(config.n_modes, d_model))
-        # Running estimates the regularisers compare with: p(z) over all trials, and p(z | block).
-        self.register_buffer("marginal", torch.full((config.n_modes,), 1 / config.n_modes))
+        # Running estimates of p(z | block) of the training blocks, which the regularisers compare with.
         self.register_buffer("block_posterior", torch.full((num_blocks, config.n_modes), 1 / config.n_modes))
 
     def forward(self, stem: Tensor, encoded: Tensor, lengths: Tensor) -> ModeOutput:
         mask = length_mask(lengths, stem.shape[1]).unsqueeze(-1)
-        sums = torch.cat([stem, stem.square(), encoded], -1) * mask
+        sums = torch.cat([stem, stem.square(), encoded], -1).detach() * mask
         if self.causal:
             counts = torch.arange(1, stem.shape[1] + 1, device=stem.device).view(1, -1, 1)
             frame_logits = self._logits(sums.cumsum(1) / counts)  # (B, T, K)
@@ -70,10 +70,9 @@ class ModeHead(nn.Module):
         return self.classifier(torch.cat([mean, spread, encoded], -1))
 
     @torch.no_grad()
-    def observe(self, log_probs: Tensor, block_rows: Tensor, momentum: float = 0.95) -> None:
-        """Update the running estimates with a training batch: log_probs (B, K), block_rows (B,), -1 for none."""
-        probs = log_probs.exp().to(self.marginal.dtype)
-        self.marginal.lerp_(probs.mean(0), 1 - momentum)
+    def observe(self, log_probs: Tensor, block_rows: Tensor, rate: float = 0.3) -> None:
+        """Move the running estimates towards a training batch: log_probs (B, K), block_rows (B,)."""
+        probs = log_probs.exp().to(self.block_posterior.dtype)
         for row in block_rows.unique():
-            if row >= 0:
-                self.block_posterior[row].lerp_(probs[block_rows == row].mean(0), 0.5)
+            mean = probs[block_rows == row].mean(0)
+            self.block_posterior[row] = torch.lerp(self.block_posterior[row], mean, rate)

@@ -10,7 +10,7 @@ from tiny_model import BLOCK_ROWS, PHASES, build_model, make_batch
 from mode_ssm.config import LossWeights, PhaseConfig
 from mode_ssm.models.mode_ssm import MODE_SSM
 from mode_ssm.ops.transducer_loss import transducer_loss_reference
-from mode_ssm.tasks.transcription_objective import TranscriptionObjective, loss_weights
+from mode_ssm.tasks.transcription_objective import BLOCK_SHARPNESS, TranscriptionObjective, loss_weights
 
 
 def objective_of(model: MODE_SSM, phase: PhaseConfig) -> TranscriptionObjective:
@@ -94,15 +94,19 @@ def test_mode_information_is_lowest_for_sharp_and_balanced_posteriors(model: MOD
     assert values[0] == pytest.approx(-(0.999 * math.log(0.999) + 0.001 * math.log(0.001)), abs=1e-5)
 
 
-def test_mode_block_is_the_cross_entropy_with_what_the_block_was_before(model: MODE_SSM) -> None:
+def test_mode_block_aims_where_the_block_stands_out_from_its_session(model: MODE_SSM) -> None:
     phase = PhaseConfig(steps=1, train=["mode_head"], loss=LossWeights(mode_block=1))
     objective = objective_of(model, phase).train()
-    model.mode_head.block_posterior[0] = torch.tensor([0.8, 0.2])
+    # Blocks 0 and 1 are session s0's: block 0 is on the side of mode 1, although mode 0 is ahead in both.
+    model.mode_head.block_posterior[:2] = torch.tensor([[0.6, 0.4], [0.9, 0.1]])
     log_probs = torch.tensor([[0.6, 0.4]]).log()
     terms: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     objective._mode(log_probs, make_batch([0]), terms)
-    assert terms["mode_block"][0].item() == pytest.approx(-(0.8 * math.log(0.6) + 0.2 * math.log(0.4)))
-    torch.testing.assert_close(model.mode_head.block_posterior[0], torch.tensor([0.7, 0.3]))
+    odds = ((0.6 / 0.4) / (0.9 / 0.1)) ** (BLOCK_SHARPNESS / 2)  # half the log odds of the two blocks, sharpened
+    target = odds / (1 + odds)
+    assert target < 0.5
+    expected = -(target * math.log(0.6) + (1 - target) * math.log(0.4))
+    assert terms["mode_block"][0].item() == pytest.approx(expected)
 
 
 def test_a_bridge_that_predicts_the_velocity_has_no_flow_loss(model: MODE_SSM) -> None:
