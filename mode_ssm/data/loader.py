@@ -4,6 +4,7 @@ Batches are pure functions of (seed, epoch, position): neither the number of wor
 """
 
 import functools
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -143,7 +144,7 @@ def _from_workers(
     yield from DataLoader(
         _Scheduled(build, schedule),  # type: ignore[arg-type]
         batch_size=None,
-        num_workers=num_workers,
+        num_workers=min(num_workers, os.cpu_count() or 1),  # batches do not depend on it; torch warns of more
         generator=torch.Generator(),
     )
 
