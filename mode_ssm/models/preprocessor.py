@@ -107,7 +107,7 @@ class Preprocessor(nn.Module):
             x = self.projection(x)
         x = x * length_mask(lengths, x.shape[1]).unsqueeze(-1)
         frame_lengths = strided_lengths(lengths, self.stride)
-        missing = -x.shape[1] % self.stride
+        missing = (self.stride - x.shape[1] % self.stride) % self.stride
         x = F.pad(x.transpose(1, 2), (self.left_padding, missing))
         x = self.norm(F.gelu(self.conv(x)).transpose(1, 2))
         return x * length_mask(frame_lengths, x.shape[1]).unsqueeze(-1), frame_lengths

@@ -57,8 +57,8 @@ def ssd(
         mask = None if lengths is None else length_mask(lengths, time)
         if mask is not None:
             dt_ = dt_.masked_fill(~mask[:, :, None], 0.0)  # decay 1, input 0: the state stands still
-        chunks = max(1, round(time / chunk_size))
-        frames = math.ceil(time / chunks)  # equal chunks waste less than full ones and a remainder
+        chunks = max(1, (time + chunk_size // 2) // chunk_size)
+        frames = (time + chunks - 1) // chunks  # equal chunks waste less than full ones and a remainder
         pad = chunks * frames - time
 
         def chunked(tensor: Tensor) -> Tensor:  # (B, T, ...) -> (B, K, Q, ...)

@@ -45,6 +45,7 @@ class RunningPhase:
     ) -> "RunningPhase":
         """Freeze and unfreeze, build the objective, wrap it. Draws nothing from the run's random streams."""
         modules = task.modules()
+        torch.compiler.reset()  # graphs of the last phase know which parameters were frozen then
         with preserved_rng(distributed.device):
             objective = task.objective(plan.config)
             objective.to(distributed.device).train()

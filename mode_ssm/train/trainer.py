@@ -202,7 +202,8 @@ class Trainer:
         self._optimizer = build_optimizer(task.model, modules, config.optim)
         self._bf16 = use_bf16(config.parallel.precision, distributed.device)
         if config.parallel.compile:
-            task.model.compile()
+            for module in modules.values():  # not the whole: objectives call the parts; lengths differ by batch
+                module.compile(dynamic=True)
         seed_everything(config.seed, distributed.rank)
         if checkpoint:
             task.model.load_state_dict(checkpoint.weights())

@@ -189,14 +189,14 @@ def test_a_metric_that_the_task_does_not_report_is_named(tmp_path: Path) -> None
         fit(make_config(checkpoint={"metric": "val/wer"}), ToyTask(), tmp_path)
 
 
-def test_the_compile_switch_compiles_the_model_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compile_switch_compiles_every_module_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[torch.nn.Module] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, dynamic: compiled.append(module))
     config = make_config({"a": phase("encoder", "ctc_head", ctc=1.0, steps=1)})
     config.parallel.compile = True
     task = ToyTask()
     fit(config, task, tmp_path)
-    assert compiled == [task.model]
+    assert compiled == list(task.modules().values())
 
 
 @pytest.mark.parametrize(
