@@ -48,6 +48,7 @@ def main() -> None:
         raise SystemExit(2) from None
     finally:
         distributed.close()
+    distributed.exit()
 
 
 if __name__ == "__main__":
