@@ -256,7 +256,7 @@ class ParallelConfig:
 class CheckpointConfig:
     every_steps: int = 500
     keep: int = 2  # newest ones kept beside the best
-    metric: str = "val/per_mean"  # of CTC's and the transducer's phoneme error rate; val/per is CTC's
+    metric: str | None = None  # picks the best checkpoint; null: the task's choice, val/per_mean of both heads
     higher_is_better: bool = False
 
 

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from mode_ssm.config import Smoothing, TrainConfig
 from mode_ssm.data.brain2text import load_features, submission_order
+from mode_ssm.data.transforms import lookahead_bins
 from mode_ssm.models.mode_ssm import MODE_SSM
 from mode_ssm.report import ExampleTrial, choose_example, write_report
 from mode_ssm.submission import validate_submission, write_submission
@@ -92,10 +93,11 @@ def stage_metrics(loaded: LoadedModel) -> list[dict[str, Any]]:
 def signal_path(loaded: LoadedModel) -> str:
     """One sentence on what the figures assume about the future of the signal."""
     smoothing = loaded.config.data.smoothing
+    ahead_bins = lookahead_bins(smoothing, loaded.config.data.smoothing_std)
     ahead = {
         Smoothing.none: "no smoothing",
         Smoothing.causal: "causal smoothing",
-        Smoothing.symmetric: "symmetric smoothing, which sees the future",
+        Smoothing.symmetric: f"symmetric smoothing, which sees {20 * ahead_bins} ms ahead",
     }[smoothing]
     encoder = "a causal encoder" if loaded.model.causal else "a bidirectional encoder, which reads the whole trial"
     return f"Offline figures: features as the files hold them, {ahead}, {encoder}."

@@ -223,7 +223,8 @@ SETTLED = [
          "data.smoothing_std=0: symmetric smoothing needs a width; or set data.smoothing=none"),
         (["data.train_sessions=[]"], "data.train_sessions=[]: expected at least one session, or null for all"),
         (["parallel.device=gpu"], "parallel.device=gpu: expected auto, cpu, cuda or cuda:<number>"),
-        (["checkpoint.metric=per"], "checkpoint.metric=per: expected one of val/per_mean, val/per, val/per_rnnt"),
+        (["checkpoint.metric=per"], "checkpoint.metric=per: expected one of val/per_mean, val/per, val/per_rnnt, "
+         "or null for the task's choice"),
         (["checkpoint.higher_is_better=true"],
          "checkpoint.higher_is_better=true: val/per_mean is better when lower; set it to false"),
         (["run_name=a/b"], "run_name=a/b: expected a folder name of letters, digits and _ - ."),

@@ -99,10 +99,10 @@ def _run(config: TrainConfig) -> Iterator[str]:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.parallel.device):
         yield f"parallel.device={config.parallel.device}: expected auto, cpu, cuda or cuda:<number>"
     metric = config.checkpoint.metric
-    if metric not in METRICS:
-        yield f"checkpoint.metric={metric}: expected one of {', '.join(METRICS)}"
+    if metric is not None and metric not in METRICS:
+        yield f"checkpoint.metric={metric}: expected one of {', '.join(METRICS)}, or null for the task's choice"
     elif config.checkpoint.higher_is_better:
-        yield f"checkpoint.higher_is_better=true: {metric} is better when lower; set it to false"
+        yield f"checkpoint.higher_is_better=true: {metric or METRICS[0]} is better when lower; set it to false"
 
 
 def _data(config: TrainConfig) -> Iterator[str]:

@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mode_ssm.config import CheckpointConfig
-
 
 @dataclass(kw_only=True, slots=True)
 class PhaseResult:
@@ -45,15 +43,15 @@ class LoopState:
     def from_dict(cls, values: Mapping[str, Any]) -> "LoopState":
         return cls(**{**values, "history": [PhaseResult(**result) for result in values["history"]]})
 
-    def take_evaluation(self, metrics: dict[str, float], config: CheckpointConfig) -> bool:
+    def take_evaluation(self, metrics: dict[str, float], metric: str, higher_is_better: bool) -> bool:
         """Count an evaluation at the present step; True if it is the best of the run. A NaN is never better."""
-        value = metrics[config.metric]
-        if _better(value, self.phase_best, config.higher_is_better):
+        value = metrics[metric]
+        if _better(value, self.phase_best, higher_is_better):
             self.phase_best, self.evaluations_without_better = value, 0
         else:
             self.evaluations_without_better += 1
-        best = None if self.best_metrics is None else self.best_metrics[config.metric]
-        if not _better(value, best, config.higher_is_better):
+        best = None if self.best_metrics is None else self.best_metrics[metric]
+        if not _better(value, best, higher_is_better):
             return False
         self.best_step, self.best_metrics = self.step, metrics
         return True

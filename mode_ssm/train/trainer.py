@@ -49,6 +49,7 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, task: Task, distributed: Distributed, run_dir: Path) -> None:
+        self.metric = config.checkpoint.metric or task.select_metric
         self.config = config
         self.task = task
         self.distributed = distributed
@@ -220,7 +221,7 @@ class Trainer:
     def _evaluate(self, plan: ResolvedPhase) -> tuple[dict[str, float], bool]:
         """Metrics from rank 0, the same on all; whether they are the best of the run."""
         metrics = self.distributed.on_main(self._evaluate_here)
-        better = self.state.take_evaluation(metrics, self.config.checkpoint)
+        better = self.state.take_evaluation(metrics, self.metric, self.config.checkpoint.higher_is_better)
         self._logger.evaluation(self.state.step, plan.name, metrics, self._seconds())
         return metrics, better
 
@@ -235,16 +236,15 @@ class Trainer:
         finally:
             for module in training:
                 module.training = True
-        metric = self.config.checkpoint.metric
-        if metric not in metrics:
-            raise ValueError(f"checkpoint.metric={metric} is not among the metrics: {', '.join(metrics)}")
+        if self.metric not in metrics:
+            raise ValueError(f"checkpoint.metric={self.metric} is not among the metrics: {', '.join(metrics)}")
         return metrics
 
     def _out_of_patience(self, plan: ResolvedPhase) -> str | None:
         patience = plan.config.patience
         if patience is None or self.state.evaluations_without_better < patience:
             return None
-        return f"no better {self.config.checkpoint.metric} in {patience} evaluations"
+        return f"no better {self.metric} in {patience} evaluations"
 
     def _save(self) -> None:
         """Write the checkpoint of the present step, let `best` follow, delete old ones. All ranks take part."""

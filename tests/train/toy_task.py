@@ -210,7 +210,7 @@ def two_phases() -> dict[str, PhaseConfig]:
 
 def make_config(phases: dict[str, PhaseConfig] | None = None, **values: Any) -> TrainConfig:
     optim = {"lr": 0.02, "warmup_steps": 3, "accumulation": 2} | values.pop("optim", {})
-    checkpoint = {"every_steps": 4, "keep": 2, "metric": "val/per"} | values.pop("checkpoint", {})
+    checkpoint = {"every_steps": 4, "keep": 2} | values.pop("checkpoint", {})
     return TrainConfig(
         run_name="toy",
         run_dir="runs/toy",
