@@ -35,7 +35,8 @@ class SessionTable(nn.Module):
         rows = {}
         for name, table in self.tables.items():
             extended = torch.cat([table, table.mean(0, keepdim=True)]) if unseen else table
-            rows[name] = extended[session_ids % len(extended)]
+            # Not indexing: its gradient is added up by atomic operations on several threads, in any order.
+            rows[name] = extended.index_select(0, session_ids % len(extended))
         return rows
 
 

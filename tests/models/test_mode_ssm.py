@@ -15,6 +15,7 @@ from mode_ssm.config import (
 )
 from mode_ssm.models.denoise_flow import DenoiseFlow, sample_path
 from mode_ssm.models.mode_ssm import MODE_SSM
+from mode_ssm.models.preprocessor import SessionTable
 from mode_ssm.vocab import NUM_CLASSES
 
 C, S = 6, 3
@@ -94,6 +95,21 @@ def test_an_unseen_session_gets_the_mean_of_all_sessions(adapter: SessionAdapter
     for name, values in table.tables.items():
         torch.testing.assert_close(rows[name][0], values.mean(0))
         torch.testing.assert_close(rows[name][1], values[1])
+
+
+def test_session_gradients_are_the_same_every_time_on_several_threads() -> None:
+    torch.manual_seed(0)
+    table = SessionTable(3, {"weight": (64, 512)}, dropout=0.0)
+    ids, upstream = torch.randint(0, 3, (16,)), torch.randn(16, 64, 512)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gradients = [
+            torch.autograd.grad((table(ids)["weight"] * upstream).sum(), table.tables["weight"])[0] for _ in range(20)
+        ]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
 
 
 def test_session_dropout_treats_trials_as_unseen_in_training_only() -> None:
