@@ -32,7 +32,7 @@ def initial_dt_bias(size: int, config: EncoderConfig) -> Tensor:
 
 
 class RMSNormGated(nn.Module):
-    """RMSNorm(x * silu(z)), the norm before Mamba-2's output projection."""
+    """RMSNorm(x * silu(z)), the norm before Mamba-2's output projection; in the weights' precision under autocast too."""
 
     def __init__(self, size: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class RMSNormGated(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        return F.rms_norm(x * F.silu(z), self.weight.shape, self.weight, self.eps)
+        return F.rms_norm((x * F.silu(z)).to(self.weight.dtype), self.weight.shape, self.weight, self.eps)
 
 
 class Mamba(nn.Module):
