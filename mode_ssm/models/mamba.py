@@ -32,7 +32,7 @@ def initial_dt_bias(size: int, config: EncoderConfig) -> Tensor:
 
 
 class RMSNormGated(nn.Module):
-    """RMSNorm(x * silu(z)), the norm before Mamba-2's output projection; in the weights' precision under autocast too."""
+    """RMSNorm(x * silu(z)) before Mamba-2's output projection; in the weights' precision under autocast too."""
 
     def __init__(self, size: int, eps: float = 1e-5) -> None:
         super().__init__()
