@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mode_ssm.config import AdaptConfig
 from mode_ssm.data.batch import Batch
+from mode_ssm.data.statistics import FeatureStatistics
 from mode_ssm.models.mode_ssm import MODE_SSM
 from mode_ssm.ops.lengths import length_mask
 from mode_ssm.vocab import BLANK
@@ -32,15 +33,20 @@ class Adaptation:
 
 
 @contextmanager
-def adapted(model: MODE_SSM, batches: Sequence[Batch], config: AdaptConfig) -> Iterator[Adaptation]:
-    """Within the context `model` is adapted to the unlabelled `batches` of one session; afterwards it is as before."""
+def adapted(
+    model: MODE_SSM, batches: Sequence[Batch], statistics: FeatureStatistics, config: AdaptConfig
+) -> Iterator[Adaptation]:
+    """Within the context `model` is adapted to the unlabelled `batches` of one session; afterwards it is as before.
+
+    `statistics` are those of the session's raw features.
+    """
     saved = {name: value.clone() for name, value in model.state_dict().items()}
     requires_grad = {name: p.requires_grad for name, p in model.named_parameters()}
     training = model.training
     model.eval()
     try:
         if config.statistics:
-            match_statistics(model, batches)
+            match_statistics(model, int(batches[0].session_ids[0]), statistics)
         yield minimise_entropy(model, batches, config)
     finally:
         model.load_state_dict(saved)
@@ -58,28 +64,18 @@ def adapted_parameters(model: MODE_SSM) -> list[nn.Parameter]:
 
 
 @torch.no_grad()
-def match_statistics(model: MODE_SSM, batches: Sequence[Batch]) -> None:
+def match_statistics(model: MODE_SSM, session: int, statistics: FeatureStatistics) -> None:
     """Shift and scale the input so that the session's features get the mean and spread they had in training:
-    that session's own where the model knows it, else those of all training data."""
-    count = torch.zeros((), dtype=torch.float64)
-    total = torch.zeros(batches[0].features.shape[-1], dtype=torch.float64)
-    square = torch.zeros_like(total)
-    for batch in batches:
-        mask = length_mask(batch.feature_lengths, batch.features.shape[1]).unsqueeze(-1)
-        features = (batch.features * mask).cpu().double()
-        count += batch.feature_lengths.sum().cpu()
-        total += features.sum((0, 1))
-        square += features.square().sum((0, 1))
-    mean = total / count
-    std = (square / count - mean.square()).clamp(min=1e-12).sqrt()
+    those of row `session` where the model knows it (0 or above), else those of all training data.
+
+    `statistics` are of the raw features, as the model's own are: smoothing narrows both alike.
+    """
     preprocessor = model.preprocessor
-    session = int(batches[0].session_ids[0])
-    device = preprocessor.feature_mean.device
     if session >= 0:
         target_mean, target_std = preprocessor.session_mean[session], preprocessor.session_std[session]
     else:
         target_mean, target_std = preprocessor.feature_mean, preprocessor.feature_std
-    mean, std = mean.to(device).to(target_mean.dtype), std.to(device).to(target_mean.dtype)
+    mean, std = (torch.from_numpy(values).to(target_mean) for values in (statistics.mean, statistics.std))
     usable = std > 1e-3 * target_std  # a channel that died in this session keeps its scale
     scale = torch.where(usable, std / target_std, torch.ones_like(std))
     # (x - mean) / scale + target_mean, followed by the model's own normalisation, written as one normalisation.

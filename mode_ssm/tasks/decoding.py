@@ -100,7 +100,8 @@ def _adapted_sessions(
     for session in sorted({t.session for t in trials}):
         of_session = [t for t in trials if t.session == session]
         batches = [without_labels(batch).to(device) for batch in data.batches(of_session, adapt.batch_size)]
-        with adapted(model, batches, adapt) as adaptation:
+        statistics = data.index.statistics[of_session[0].split][session]
+        with adapted(model, batches, statistics, adapt) as adaptation:
             yield batches, adaptation
 
 

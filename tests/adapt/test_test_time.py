@@ -1,6 +1,7 @@
 """Test-time adaptation: what moves, what it lowers, when it refuses, and that nothing stays behind."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from mode_ssm.config import (
     StemConfig,
 )
 from mode_ssm.data.batch import Batch
+from mode_ssm.data.statistics import FeatureStatistics, merge
 from mode_ssm.models.mode_ssm import MODE_SSM
 
 C = 6
@@ -60,10 +62,22 @@ def make_batches(session: int = 0, shift: float = 0.0, scale: float = 1.0) -> li
     return batches
 
 
+def statistics_of(batches: list[Batch]) -> FeatureStatistics:
+    return merge(
+        FeatureStatistics.of(b.features[row, :length].numpy())
+        for b in batches
+        for row, length in enumerate(b.feature_lengths)
+    )
+
+
+def adapt_to(model: MODE_SSM, batches: list[Batch], config: AdaptConfig):
+    return adapted(model, batches, statistics_of(batches), config)
+
+
 def test_entropy_falls_and_only_norms_and_the_last_block_move(model: MODE_SSM) -> None:
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     allowed = {id(p) for p in adapted_parameters(model)}
-    with adapted(model, make_batches(), AdaptConfig(steps=5, lr=1e-3)) as done:
+    with adapt_to(model, make_batches(), AdaptConfig(steps=5, lr=1e-3)) as done:
         moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
         assert moved
         assert all(id(p) in allowed for name, p in model.named_parameters() if name in moved)
@@ -86,7 +100,7 @@ def test_the_set_that_moves_is_every_layer_norm_and_the_last_block(model: MODE_S
 def test_leaving_restores_the_model_to_the_bit(model: MODE_SSM) -> None:
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with adapted(model, make_batches(shift=3.0), AdaptConfig(steps=3)):
+    with adapt_to(model, make_batches(shift=3.0), AdaptConfig(steps=3)):
         pass
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
@@ -95,14 +109,14 @@ def test_leaving_restores_the_model_to_the_bit(model: MODE_SSM) -> None:
 
 def test_an_error_inside_the_context_restores_too(model: MODE_SSM) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(RuntimeError, match="inside"), adapted(model, make_batches(), AdaptConfig(steps=2)):
+    with pytest.raises(RuntimeError, match="inside"), adapt_to(model, make_batches(), AdaptConfig(steps=2)):
         raise RuntimeError("inside")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_step_size_that_raises_entropy_is_refused(model: MODE_SSM) -> None:
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    with adapted(model, make_batches(), AdaptConfig(steps=3, lr=math.inf, statistics=False)) as done:
+    with adapt_to(model, make_batches(), AdaptConfig(steps=3, lr=math.inf, statistics=False)) as done:
         assert done.refused is not None
         assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
@@ -116,10 +130,22 @@ def test_statistics_undo_a_shift_and_scale_of_the_session(model: MODE_SSM, sessi
     reference = model(clean[0].features, clean[0].feature_lengths, clean[0].session_ids).phoneme_logits
     shifted = make_batches(session, shift=5.0, scale=3.0)
     unmatched = model(shifted[0].features, shifted[0].feature_lengths, shifted[0].session_ids).phoneme_logits
-    match_statistics(model, shifted)
+    match_statistics(model, session, statistics_of(shifted))
     matched = model(shifted[0].features, shifted[0].feature_lengths, shifted[0].session_ids).phoneme_logits
     assert (unmatched - reference).abs().max() > 0.1
     torch.testing.assert_close(matched[0], reference[0], atol=2e-4, rtol=2e-4)
+
+
+def test_a_session_like_its_training_is_left_alone_although_its_features_are_smoothed(model: MODE_SSM) -> None:
+    batches = make_batches(session=0)
+    raw = statistics_of(batches)
+    mean, std = torch.from_numpy(raw.mean).float(), torch.from_numpy(raw.std).float()
+    model.preprocessor.set_statistics(mean, std, mean.repeat(2, 1), std.repeat(2, 1))
+    smoothed = [replace(b, features=0.3 * b.features) for b in batches]  # what smoothing does to the spread of noise
+    arguments = (smoothed[0].features, smoothed[0].feature_lengths, smoothed[0].session_ids)
+    before = model(*arguments).phoneme_logits
+    with adapted(model, smoothed, raw, AdaptConfig(steps=0)):
+        torch.testing.assert_close(model(*arguments).phoneme_logits, before, atol=1e-4, rtol=1e-4)
 
 
 def test_statistics_aim_at_the_session_the_model_knows(model: MODE_SSM) -> None:
@@ -127,7 +153,7 @@ def test_statistics_aim_at_the_session_the_model_knows(model: MODE_SSM) -> None:
     model.preprocessor.set_statistics(mean, std, torch.stack([mean + 1, mean - 2]), torch.stack([std * 2, std * 3]))
     batches = make_batches(session=1)
     frames = torch.cat([b.features[i, :n] for b in batches for i, n in enumerate(b.feature_lengths)])
-    match_statistics(model, batches)
+    match_statistics(model, 1, statistics_of(batches))
     normalised = (frames - model.preprocessor.feature_mean) / model.preprocessor.feature_std
     torch.testing.assert_close(normalised.mean(0), torch.full((C,), -2.0), atol=1e-4, rtol=0)
     torch.testing.assert_close(normalised.std(0, correction=0), torch.full((C,), 3.0), atol=1e-4, rtol=0)
