@@ -15,7 +15,7 @@ def main() -> None:
 
     checkpoint = load_checkpoint(settings.checkpoint)
     config = apply_overrides(checkpoint.config, overrides)
-    loaded = load(checkpoint, config, init_distributed(config.parallel).device)
+    loaded = load(checkpoint, config, init_distributed(config.parallel, announce=config.logging.progress).device)
     name = f"evaluate_{settings.split}" + ("_tta" if settings.tta else "")
     folder = Path(settings.output) if settings.output else loaded.run_dir / name
     print_table(report_on(loaded, settings.split, folder, tta=settings.tta).summary)

@@ -14,7 +14,7 @@ def main() -> None:
 
     checkpoint = load_checkpoint(settings.checkpoint)
     config = apply_overrides(checkpoint.config, overrides)
-    loaded = load(checkpoint, config, init_distributed(config.parallel).device)
+    loaded = load(checkpoint, config, init_distributed(config.parallel, announce=config.logging.progress).device)
     rows = submit(loaded, Path(settings.output), tta=settings.tta)
     print(f"{settings.output}: {rows} rows, valid")
 

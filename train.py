@@ -19,7 +19,7 @@ def main() -> None:
     from mode_ssm.train.interrupt import Interrupted
     from mode_ssm.train.trainer import Trainer
 
-    distributed = init_distributed(config.parallel)
+    distributed = init_distributed(config.parallel, announce=config.logging.progress)
     run_dir = Path(config.run_dir)
 
     def report() -> None:

@@ -39,6 +39,15 @@ class Mixer(Enum):
     mamba2 = "mamba2"  # Mamba-2, SSD
 
 
+class MatmulPrecision(Enum):
+    """`torch.set_float32_matmul_precision`; `auto` measures whether "medium" is exact and faster on this CPU."""
+
+    auto = "auto"
+    highest = "highest"
+    high = "high"
+    medium = "medium"
+
+
 class Precision(Enum):
     auto = "auto"  # bf16 on a GPU that has it, else fp32
     fp32 = "fp32"
@@ -248,6 +257,8 @@ class AdaptConfig:
 class ParallelConfig:
     device: str = "auto"  # auto, cpu, cuda
     precision: Precision = Precision.auto
+    matmul_precision: MatmulPrecision = MatmulPrecision.auto  # of float32 products
+    backend: str = "auto"  # kernels: auto, cpu, torch, triton, mamba-ssm ..., or ssd=torch,selective_scan=cpu-avx2
     threads: int = 0  # CPU threads of a rank; 0: cores divided by ranks
     compile: bool = False
 

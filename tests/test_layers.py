@@ -16,7 +16,7 @@ LAYERS = (
     ("tasks",),
     ("train",),
     ("compose", "submission", "report"),
-    ("inference",),
+    ("inference", "export"),
 )
 # Beyond the order of the layers: composing a configuration needs the schema and nothing else.
 ONLY = {"compose": {"config"}}

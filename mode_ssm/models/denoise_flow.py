@@ -49,12 +49,24 @@ class DenoiseFlow(nn.Module):
 
     def velocity(self, x_t: Tensor, t: Tensor) -> Tensor:
         """x_t (B, T, D), t (B,) -> (B, T, D)."""
-        h = F.silu(self.input(self.norm(x_t)) + self.time(t.view(-1, 1, 1)))
-        return self.output(F.silu(self.hidden(h)))
+        return self._velocity(x_t, self.time(t.view(-1, 1, 1)))
 
     def forward(self, x_0: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return self.integrate(x_0, self.time_embeddings())
+
+    def time_embeddings(self) -> Tensor:
+        """(n_steps, hidden): of the times at which integration evaluates the velocity, the same for all x_0."""
+        steps = torch.arange(self.n_steps, device=self.input.weight.device, dtype=self.input.weight.dtype)
+        return self.time(steps.unsqueeze(-1) / self.n_steps)
+
+    def integrate(self, x_0: Tensor, time_embeddings: Tensor) -> Tensor:
+        """x_0 (..., D), `time_embeddings()` -> (..., D)."""
         x = x_0
-        for i in range(self.n_steps):
-            t = torch.full(x.shape[:1], i / self.n_steps, dtype=x.dtype, device=x.device)
-            x = x + self.velocity(x, t) / self.n_steps
+        for embedding in time_embeddings.unbind():
+            x = torch.add(x, self._velocity(x, embedding), alpha=1 / self.n_steps)
         return x
+
+    def _velocity(self, x_t: Tensor, time_embedding: Tensor) -> Tensor:
+        h = F.silu(self.input(self.norm(x_t)) + time_embedding)
+        return self.output(F.silu(self.hidden(h)))

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from mode_ssm.config import ModeConfig
 from mode_ssm.ops.lengths import length_mask
 
+MIN_VARIANCE = 1e-5  # keeps the gradient of the pooled spread finite
+
 
 @dataclass(frozen=True, slots=True)
 class ModeOutput:
@@ -24,6 +26,14 @@ class ModeOutput:
 
     conditioned: Tensor
     log_probs: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ModeState:
+    """What the causal mode head carries: sums (B, 3 D) over the frames so far, and their number, a scalar."""
+
+    sums: Tensor
+    count: Tensor
 
 
 class ModeHead(nn.Module):
@@ -52,7 +62,7 @@ class ModeHead(nn.Module):
 
     def forward(self, stem: Tensor, encoded: Tensor, lengths: Tensor) -> ModeOutput:
         mask = length_mask(lengths, stem.shape[1]).unsqueeze(-1)
-        sums = torch.cat([stem, stem.square(), encoded], -1).detach() * mask
+        sums = self._pooled(stem, encoded) * mask
         if self.causal:
             counts = torch.arange(1, stem.shape[1] + 1, device=stem.device).view(1, -1, 1)
             frame_logits = self._logits(sums.cumsum(1) / counts)  # (B, T, K)
@@ -61,12 +71,27 @@ class ModeHead(nn.Module):
         else:
             logits = self._logits(sums.sum(1) / lengths.unsqueeze(-1))
             frame_probs = logits.softmax(-1).unsqueeze(1)
-        conditioned = encoded * (1 + frame_probs @ self.gain) + frame_probs @ self.offset
-        return ModeOutput(conditioned * mask, F.log_softmax(logits, -1))
+        return ModeOutput(self._condition(encoded, frame_probs) * mask, F.log_softmax(logits, -1))
+
+    def initial_state(self, batch_size: int) -> ModeState:
+        return ModeState(self.gain.new_zeros(batch_size, 3 * self.gain.shape[1]), self.gain.new_zeros(()))
+
+    def step(self, stem: Tensor, encoded: Tensor, state: ModeState) -> tuple[Tensor, ModeState]:
+        """One frame of a causal model: stem (B, D), encoded (B, D) -> (conditioned (B, D), new state)."""
+        state = ModeState(state.sums + self._pooled(stem, encoded), state.count + 1)
+        probs = self._logits(state.sums / state.count).softmax(-1)
+        return self._condition(encoded, probs), state
+
+    @staticmethod
+    def _pooled(stem: Tensor, encoded: Tensor) -> Tensor:
+        return torch.cat([stem, stem.square(), encoded], -1).detach()
+
+    def _condition(self, encoded: Tensor, probs: Tensor) -> Tensor:
+        return encoded * (1 + probs @ self.gain) + probs @ self.offset
 
     def _logits(self, pooled: Tensor) -> Tensor:
         mean, square, encoded = pooled.chunk(3, -1)
-        spread = (square - mean.square()).clamp(min=1e-5).sqrt()
+        spread = (square - mean.square()).clamp(min=MIN_VARIANCE).sqrt()
         return self.classifier(torch.cat([mean, spread, encoded], -1))
 
     @torch.no_grad()

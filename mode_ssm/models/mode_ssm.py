@@ -6,6 +6,7 @@ Shapes: B trials, T bins, C features, T' frames, D d_model, U phonemes, V classe
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mode_ssm.config import ModelConfig
@@ -14,6 +15,7 @@ from mode_ssm.models.mode_head import ModeHead
 from mode_ssm.models.preprocessor import Preprocessor
 from mode_ssm.models.rnnt_ctc_heads import CTCHead, Joiner, StatelessPredictor
 from mode_ssm.models.ssm_encoder import SSMEncoder
+from mode_ssm.models.streaming import StreamState
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,32 @@ class MODE_SSM(nn.Module):  # noqa: N801 (the model's published name)
         if denoise:
             x = self.denoiser(x)
         return ModeSSMOutput(self.ctc_head(x), x, lengths, mode_log_probs)
+
+    def initial_state(self, session_ids: Tensor) -> StreamState:
+        """The state before the first frame of trials from these sessions (B,), -1 for unseen.
+
+        Raises `ValueError` for a model that reads the future.
+        """
+        batch_size = len(session_ids)
+        return StreamState(
+            encoder=self.encoder.initial_state(batch_size),
+            stem=self.preprocessor.initial_state(session_ids),
+            mode=self.mode_head.initial_state(batch_size),
+            flow_times=self.denoiser.time_embeddings(),
+        )
+
+    def step(self, bins: Tensor, state: StreamState, *, denoise: bool = True) -> tuple[Tensor, Tensor, StreamState]:
+        """One frame of `forward`: bins (B, stride, C) -> (log_probs (B, V), encoder_out (B, D), new state).
+
+        The last frame of a trial may hold fewer bins. `denoise` as in `forward`.
+        """
+        ended = state.ends_with(bins.shape[1], self.frame_stride)
+        frame, stem = self.preprocessor.step(bins, state.stem)
+        encoded, encoder = self.encoder.step(frame, state.encoder)
+        x, mode = self.mode_head.step(frame, encoded, state.mode)
+        if denoise:
+            x = self.denoiser.integrate(x, state.flow_times)
+        return F.log_softmax(self.ctc_head(x), -1), x, StreamState(stem, encoder, mode, state.flow_times, ended)
 
     def joint_logits(self, encoder_out: Tensor, targets: Tensor) -> Tensor:
         """encoder_out (B, T', D), targets (B, U) -> the transducer lattice (B, T', U + 1, V)."""

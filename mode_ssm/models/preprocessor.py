@@ -3,6 +3,8 @@
 Shapes: B trials, T bins, C features, S sessions, P projected features, D d_model, T' = ceil(T / stride) frames.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,6 +40,15 @@ class SessionTable(nn.Module):
             # Not indexing: its gradient is added up by atomic operations on several threads, in any order.
             rows[name] = extended.index_select(0, session_ids % len(extended))
         return rows
+
+
+@dataclass(frozen=True, slots=True)
+class StemState:
+    """What the stem carries from frame to frame: `session`, what adapts these trials, {name: (B, *shape)}, constant;
+    `bins` (B, kernel_size - stride, P), the adapted bins that the next frame sees again."""
+
+    session: dict[str, Tensor]
+    bins: Tensor
 
 
 class Preprocessor(nn.Module):
@@ -92,8 +103,40 @@ class Preprocessor(nn.Module):
         self.session_std.copy_(torch.where(session_std > 1e-6, session_std, torch.ones_like(session_std)))
 
     def forward(self, features: Tensor, lengths: Tensor, session_ids: Tensor) -> tuple[Tensor, Tensor]:
+        x = self._adapt(features, self._session_maps(session_ids))
+        x = x * length_mask(lengths, x.shape[1]).unsqueeze(-1)
+        frame_lengths = strided_lengths(lengths, self.stride)
+        missing = (self.stride - x.shape[1] % self.stride) % self.stride
+        x = F.pad(x.transpose(1, 2), (self.left_padding, missing))
+        x = self.norm(F.gelu(self.conv(x)).transpose(1, 2))
+        return x * length_mask(frame_lengths, x.shape[1]).unsqueeze(-1), frame_lengths
+
+    def initial_state(self, session_ids: Tensor) -> StemState:
+        """session_ids (B,), -1 for unseen."""
+        weight = self.conv.weight
+        return StemState(
+            self._session_maps(session_ids), weight.new_zeros(len(session_ids), self.left_padding, weight.shape[1])
+        )
+
+    def step(self, bins: Tensor, state: StemState) -> tuple[Tensor, StemState]:
+        """bins (B, stride, C), fewer in the last frame of a trial -> (frame (B, D), new state)."""
+        adapted = F.pad(self._adapt(bins, state.session), (0, 0, 0, self.stride - bins.shape[1]))
+        window = torch.cat([state.bins, adapted], 1)  # (B, kernel_size, P)
+        # One window makes one frame: a matrix-vector product, which Conv1d is slow at.
+        x = F.linear(window.transpose(1, 2).flatten(1), self.conv.weight.flatten(1), self.conv.bias)
+        return self.norm(F.gelu(x)), StemState(state.session, window[:, self.stride :])
+
+    def _session_maps(self, session_ids: Tensor) -> dict[str, Tensor]:
+        """What `_adapt` applies to trials of these sessions, {name: (B, *shape)}."""
+        rows = self.sessions(session_ids) if self.sessions is not None else {}
+        if self.adapter is SessionAdapter.projection and self.projection is not None:
+            shared = {"weight": self.projection.weight.t(), "offset": self.projection.bias}
+            rows = {name: shared[name] + row for name, row in rows.items()}
+        return rows
+
+    def _adapt(self, features: Tensor, session: dict[str, Tensor]) -> Tensor:
+        """(B, T, C) -> (B, T, P): everything in front of the convolution, bin by bin."""
         x = (features - self.feature_mean) / self.feature_std
-        session = self.sessions(session_ids) if self.sessions is not None else {}
         if self.adapter is SessionAdapter.diagonal:
             x = x * (1 + session["weight"].unsqueeze(1)) + session["offset"].unsqueeze(1)
         elif self.adapter is SessionAdapter.affine:
@@ -101,14 +144,8 @@ class Preprocessor(nn.Module):
         if self.channel_gate is not None:
             x = x * (2 * torch.sigmoid(self.channel_gate))
         x = self.input_dropout(x)
-        if self.projection is not None and self.adapter is SessionAdapter.projection:
-            weight = self.projection.weight.t() + session["weight"]
-            x = torch.baddbmm((self.projection.bias + session["offset"]).unsqueeze(1), x, weight)
+        if self.adapter is SessionAdapter.projection:
+            x = torch.baddbmm(session["offset"].unsqueeze(1), x, session["weight"])
         elif self.projection is not None:
             x = self.projection(x)
-        x = x * length_mask(lengths, x.shape[1]).unsqueeze(-1)
-        frame_lengths = strided_lengths(lengths, self.stride)
-        missing = (self.stride - x.shape[1] % self.stride) % self.stride
-        x = F.pad(x.transpose(1, 2), (self.left_padding, missing))
-        x = self.norm(F.gelu(self.conv(x)).transpose(1, 2))
-        return x * length_mask(frame_lengths, x.shape[1]).unsqueeze(-1), frame_lengths
+        return x

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mode_ssm.config import EncoderConfig
 from mode_ssm.models.mamba import MIXERS, MixerState
-from mode_ssm.ops.lengths import length_mask, reverse_within_lengths
+from mode_ssm.ops.lengths import length_mask
 
 
 class DropPath(nn.Module):
@@ -43,8 +43,7 @@ class MambaBlock(nn.Module):
         normed = self.norm(x)
         mixed = self.mixer(normed, lengths)
         if self.backward_mixer is not None:
-            backward = self.backward_mixer(reverse_within_lengths(normed, lengths), lengths)
-            mixed = mixed + reverse_within_lengths(backward, lengths)
+            mixed = mixed + self.backward_mixer(normed, lengths, reverse=True)
         return x + self.drop_path(self.dropout(mixed))
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
@@ -79,17 +78,17 @@ class SSMEncoder(nn.Module):
         return self.norm(x) * length_mask(lengths, x.shape[1]).unsqueeze(-1), lengths
 
     def initial_state(self, batch_size: int) -> list[MixerState]:
-        return [block.mixer.initial_state(batch_size) for block in self._stepping_blocks()]
+        return [block.mixer.initial_state(batch_size) for block in self.stepping_blocks()]
 
     def step(self, x: Tensor, states: list[MixerState]) -> tuple[Tensor, list[MixerState]]:
         """One frame x (B, D) -> (y (B, D), new states). Raises `ValueError` for a bidirectional encoder."""
         new_states = []
-        for block, state in zip(self._stepping_blocks(), states, strict=True):
+        for block, state in zip(self.stepping_blocks(), states, strict=True):
             x, state = block.step(x, state)
             new_states.append(state)
         return self.norm(x), new_states
 
-    def _stepping_blocks(self) -> list[MambaBlock]:
+    def stepping_blocks(self) -> list[MambaBlock]:
         if not self.causal:
             raise ValueError("model.encoder.bidirectional=true reads the future: step needs bidirectional=false")
         return [block for block in self.blocks if isinstance(block, MambaBlock)]

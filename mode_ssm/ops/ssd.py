@@ -1,22 +1,17 @@
-"""The Mamba-2 scan (state-space duality): a linear recurrence with one decay per head, as matrix products over chunks.
+"""The Mamba-2 scan (state-space duality): a linear recurrence with one decay per head.
 
 Per head, with state `S (P, N)`:  `S[t] = exp(dt[t] A) S[t-1] + dt[t] x[t] B[t]^T`,  `y[t] = S[t] C[t] + D x[t]`.
-Shapes: B batch, T padded length, H heads, P head width, N state width, Q frames a chunk, K chunks. All heads share
-`B` and `C` (one group).
+Shapes: B batch, T padded length, H heads, P head width, N state width. All heads share `B` and `C` (one group).
 """
 
-from __future__ import annotations
-
-import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mode_ssm.ops.lengths import length_mask
-
-FORGOTTEN = 1e-26  # the exponentials and products around float32's denormal numbers take 20 times longer on a CPU
+from mode_ssm.ops import backends
+from mode_ssm.ops.lengths import reverse_within_lengths
+from mode_ssm.ops.torch_path.ssd import ssd_torch
 
 
 def ssd(
@@ -28,12 +23,10 @@ def ssd(
     D: Tensor | None = None,
     *,
     lengths: Tensor | None = None,
+    reverse: bool = False,
     initial_state: Tensor | None = None,
-    chunk_size: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    """Scan whole sequences (Dao and Gu 2024, section 6, the block decomposition).
-
-    Within a chunk the recurrence is a masked attention-like product; between chunks only the state is carried.
+    """Scan whole sequences (Dao and Gu 2024) on the backend that `backends` chose. Differentiable once.
 
     Args:
         x: `(B, T, H, P)`; padding may hold any finite value in every input.
@@ -43,85 +36,128 @@ def ssd(
         C: `(B, T, N)` output projections.
         D: `(H,)` skip weights, or None.
         lengths: `(B,)` integer valid frames of each row; None means T for all.
+        reverse: scan each row from its last valid frame to its first; the initial state comes before the last frame.
         initial_state: `(B, H, P, N)`; None means zeros.
-        chunk_size: frames in a chunk, before chunks are made equal. Any value gives the same result to rounding.
 
     Returns:
-        `y (B, T, H, P)` in the dtype of `x`, zero in padding, and the state at each row's length `(B, H, P, N)`.
-        Computed, and the state returned, in float32 at least, under autocast too.
+        `y (B, T, H, P)` in the dtype of `x`, zero in padding, and the state behind the last frame scanned
+        `(B, H, P, N)`. Computed, and the state returned, in float32 at least, under autocast too.
     """
-    batch, time, heads, width = x.shape
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    with torch.autocast(x.device.type, enabled=False):
-        x_, dt_, A_, B_, C_ = (tensor.to(dtype) for tensor in (x, dt, A, B, C))
-        mask = None if lengths is None else length_mask(lengths, time)
-        if mask is not None:
-            dt_ = dt_.masked_fill(~mask[:, :, None], 0.0)  # decay 1, input 0: the state stands still
-        chunks = max(1, (time + chunk_size // 2) // chunk_size)
-        frames = (time + chunks - 1) // chunks  # equal chunks waste less than full ones and a remainder
-        pad = chunks * frames - time
-
-        def chunked(tensor: Tensor) -> Tensor:  # (B, T, ...) -> (B, K, Q, ...)
-            padded = F.pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, pad)) if pad else tensor
-            return padded.unflatten(1, (chunks, frames))
-
-        inputs = chunked(x_ * dt_[..., None])  # (B, K, Q, H, P)
-        B_, C_ = chunked(B_), chunked(C_)  # (B, K, Q, N)
-        # In float64, because a decay is a difference of these sums and a large step must not swallow small ones.
-        total = chunked((dt_ * A_).double()).cumsum(2)  # (B, K, Q, H)
-        from_start = _decay(total.to(dtype))
-        to_end = _decay((total[:, :, -1:] - total).to(dtype))
-
-        decay: Tensor = _DecayBetween.apply(total.movedim(3, 2), dtype)  # type: ignore[no-untyped-call]
-        mixing = decay * (C_ @ B_.mT)[:, :, None]  # (B, K, H, Q, Q)
-        y = (mixing @ inputs.transpose(2, 3)).transpose(2, 3)  # (B, K, Q, H, P)
-
-        # One product serves all heads: they share B and C.
-        added = (inputs * to_end[..., None]).flatten(3).mT @ B_  # (B, K, H * P, N)
-        added = added.unflatten(2, (heads, width))
-        state = x_.new_zeros(batch, heads, width, B_.shape[-1]) if initial_state is None else initial_state.to(dtype)
-        entering = []
-        for k in range(chunks):
-            entering.append(state)
-            state = state * from_start[:, k, -1, :, None, None] + added[:, k]
-        if chunks > 1 or initial_state is not None:
-            recalled = C_ @ torch.stack(entering, 1).flatten(2, 3).mT  # (B, K, Q, H * P)
-            y = y + recalled.unflatten(3, (heads, width)) * from_start[..., None]
-
-        y = y.flatten(1, 2)[:, :time]
-        if D is not None:
-            y = y + x_ * D.to(dtype)[:, None]
-        if mask is not None:
-            y = y.masked_fill(~mask[:, :, None, None], 0.0)
-    return y.to(x.dtype), state
+    backend = backends.choose("ssd", x.device.type, x.dtype)
+    if backend == "torch":
+        return ssd_torch(x, dt, A, B, C, D, lengths, reverse, initial_state)
+    timed = torch.float32 if backend in backends.FULL_PRECISION else x.dtype
+    x_, dt_, B_, C_ = x.to(timed), dt.float(), B.to(timed), C.to(timed)
+    A_ = A.float()
+    D_ = None if D is None else D.float()
+    initial = None if initial_state is None else initial_state.float()
+    tensors = (x_, dt_, A_, B_, C_, D_, initial)
+    keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    y, final_state, _ = _forward(x_, dt_, A_, B_, C_, D_, lengths, initial, reverse, keep, backend)
+    return y.to(x.dtype), final_state
 
 
-def _decay(exponent: Tensor) -> Tensor:
-    """`exp(exponent)`, where less than `FORGOTTEN` counts as 0."""
-    return F.threshold(exponent.clamp(min=math.log(FORGOTTEN)).exp(), 1.01 * FORGOTTEN, 0.0)
+@torch.library.custom_op("mode_ssm::ssd", mutates_args=())
+def _forward(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    lengths: Tensor | None,
+    initial_state: Tensor | None,
+    reverse: bool,
+    keep: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`y`, the final state, and what the backend keeps for the backward pass (empty unless `keep`)."""
+    return backends.kernel("ssd", backend).forward(  # type: ignore[no-any-return]
+        x, dt, A, B, C, D, lengths, initial_state, reverse, keep
+    )
 
 
-class _DecayBetween(torch.autograd.Function):
-    """`exp(total[i] - total[j])` for j <= i, else 0: `(..., Q)` to `(..., Q, Q)`, the largest tensor of the scan.
+@_forward.register_fake
+def _(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    lengths: Tensor | None,
+    initial_state: Tensor | None,
+    reverse: bool,
+    keep: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    kept = backends.kernel("ssd", backend).starts_shape(x, A, B) if keep else (0,)
+    return x.new_empty(x.shape), A.new_empty(_state_shape(x, B)), A.new_empty(kept)
 
-    Written by hand because autograd would walk that tensor six times in the backward pass, twice in float64.
-    """
 
-    @staticmethod
-    def forward(ctx: Any, total: Tensor, dtype: torch.dtype) -> Tensor:
-        frames = total.shape[-1]
-        future = torch.ones(frames, frames, dtype=torch.bool, device=total.device).triu(1)
-        exponent = (total[..., :, None] - total[..., None, :]).to(dtype).masked_fill_(future, -math.inf)
-        decay = _decay(exponent)
-        ctx.save_for_backward(decay)
-        return decay
+@torch.library.custom_op("mode_ssm::ssd_backward", mutates_args=())
+def _backward(
+    grad_y: Tensor,
+    grad_final: Tensor | None,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    lengths: Tensor | None,
+    kept: Tensor,
+    reverse: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, dt, A, B, C, D (empty where D is None) and the initial state."""
+    return backends.kernel("ssd", backend).backward(  # type: ignore[no-any-return]
+        grad_y, grad_final, x, dt, A, B, C, D, lengths, kept, reverse
+    )
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (decay,) = ctx.saved_tensors
-        # Every entry enters once with each sign and most cancel in the cumulative sum that follows: hence float64.
-        product = (grad * decay).double()
-        return product.sum(-1) - product.sum(-2), None
+
+@_backward.register_fake
+def _(
+    grad_y: Tensor,
+    grad_final: Tensor | None,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    lengths: Tensor | None,
+    kept: Tensor,
+    reverse: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    skip = A.new_empty(A.shape if D is not None else (0,))
+    like = [tensor.new_empty(tensor.shape) for tensor in (x, dt, A, B, C)]
+    return like[0], like[1], like[2], like[3], like[4], skip, A.new_empty(_state_shape(x, B))
+
+
+def _state_shape(x: Tensor, B: Tensor) -> tuple[int, ...]:
+    return (x.shape[0], x.shape[2], x.shape[3], B.shape[2])
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, dt, A, B, C, D, lengths, initial_state, reverse, _, backend = inputs
+    ctx.save_for_backward(x, dt, A, B, C, D, lengths, output[2])
+    ctx.settings = (reverse, backend)
+    ctx.has_initial = initial_state is not None
+
+
+def _differentiate(ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    x, dt, A, B, C, D, lengths, kept = ctx.saved_tensors
+    if grad_y is None:
+        grad_y = x.new_zeros(x.shape)
+    grads = _backward(grad_y, grad_final, x, dt, A, B, C, D, lengths, kept, *ctx.settings)
+    skip = grads[5] if D is not None else None
+    initial = grads[6] if ctx.has_initial else None
+    return (*grads[:5], skip, None, initial, None, None, None)
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
 
 
 def ssd_step(
@@ -144,7 +180,8 @@ def ssd_step(
     with torch.autocast(x.device.type, enabled=False):
         x_, dt_, A_, B_, C_ = (tensor.to(state.dtype) for tensor in (x, dt, A, B, C))
         update = (dt_[..., None] * x_)[..., None] * B_[:, None, None, :]
-        state = torch.exp(dt_ * A_)[..., None, None] * state + update
+        # state + (decay - 1) state: 1 - 1e-6 in one number would have lost two digits of the 1e-6.
+        state = state + torch.expm1(dt_ * A_)[..., None, None] * state + update
         y = (state * C_[:, None, None, :]).sum(-1)
         if D is not None:
             y = y + x_ * D.to(state.dtype)[:, None]
@@ -160,16 +197,24 @@ def ssd_reference(
     D: Tensor | None = None,
     *,
     lengths: Tensor | None = None,
+    reverse: bool = False,
     initial_state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`ssd` frame by frame: the recurrence as it is written in the paper. Slow; for tests."""
     batch, time, heads, width = x.shape
     valid = torch.full((batch,), time, device=x.device) if lengths is None else lengths
+    if reverse:
+        x, dt, B, C = (reverse_within_lengths(tensor, valid) for tensor in (x, dt, B, C))
     state = x.new_zeros(batch, heads, width, B.shape[-1]) if initial_state is None else initial_state
     outputs = []
     for t in range(time):
-        y, moved = ssd_step(state, x[:, t], dt[:, t], A, B[:, t], C[:, t], D)
+        decay = torch.exp(dt[:, t] * A)[..., None, None]
+        moved = decay * state + (dt[:, t, :, None] * x[:, t])[..., None] * B[:, t, None, None]
+        frame = (moved * C[:, t, None, None]).sum(-1)
+        if D is not None:
+            frame = frame + D[:, None] * x[:, t]
         inside = t < valid
         state = torch.where(inside[:, None, None, None], moved, state)
-        outputs.append(torch.where(inside[:, None, None], y, 0.0))
-    return torch.stack(outputs, 1), state
+        outputs.append(torch.where(inside[:, None, None], frame, 0.0))
+    y = torch.stack(outputs, 1)
+    return (reverse_within_lengths(y, valid) if reverse else y), state

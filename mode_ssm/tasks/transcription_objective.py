@@ -15,8 +15,8 @@ from mode_ssm.config import PhaseConfig
 from mode_ssm.data.batch import Batch
 from mode_ssm.models.denoise_flow import sample_path
 from mode_ssm.models.mode_ssm import MODE_SSM
+from mode_ssm.ops.joint_transducer_loss import joint_transducer_loss
 from mode_ssm.ops.lengths import length_mask, strided_lengths
-from mode_ssm.ops.transducer_loss import transducer_loss
 from mode_ssm.tasks.task import LossTerms, Objective
 from mode_ssm.vocab import BLANK
 
@@ -75,9 +75,7 @@ class TranscriptionObjective(Objective):
         if "ctc" in self.terms:
             terms["ctc"] = self._ctc(encoder_out, lengths, batch), batch.target_lengths.sum()
         if "rnnt" in self.terms:
-            logits = self.model.joint_logits(encoder_out, batch.targets)
-            losses = transducer_loss(logits.float(), batch.targets, lengths, batch.target_lengths, blank=BLANK)
-            terms["rnnt"] = losses.sum(), batch.target_lengths.sum()
+            terms["rnnt"] = self._transducer(encoder_out, lengths, batch), batch.target_lengths.sum()
         if self.terms & {"mode_information", "mode_block"}:
             self._mode(mode_log_probs, batch, terms)
         return terms
@@ -85,6 +83,20 @@ class TranscriptionObjective(Objective):
     def _ctc(self, encoder_out: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
         log_probs = self.model.ctc_head(encoder_out).float().log_softmax(-1).transpose(0, 1)
         return F.ctc_loss(log_probs, batch.targets, lengths, batch.target_lengths, blank=BLANK, reduction="sum")
+
+    def _transducer(self, encoder_out: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+        predictor, joiner = self.model.predictor, self.model.joiner
+        losses = joint_transducer_loss(
+            joiner.encoder_proj(encoder_out),
+            predictor(predictor.contexts(batch.targets)),
+            joiner.output.weight,
+            joiner.output.bias,
+            batch.targets,
+            lengths,
+            batch.target_lengths,
+            blank=BLANK,
+        )
+        return losses.sum()
 
     def _bridge(self, batch: Batch, terms: LossTerms) -> tuple[Tensor, Tensor, Tensor]:
         """Flow matching from the encoding of a further degraded recording to that of the recording as it came."""

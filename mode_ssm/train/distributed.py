@@ -15,6 +15,9 @@ import torch
 import torch.distributed as dist
 
 from mode_ssm.config import ParallelConfig
+from mode_ssm.ops import backends
+from mode_ssm.ops.matmul_precision import choose_matmul_precision
+from mode_ssm.train.allocator import keep_freed_memory
 
 # Ranks wait this long for each other; an evaluation with decoding on rank 0 takes minutes to hours.
 TIMEOUT = timedelta(hours=12)
@@ -119,8 +122,12 @@ def choose_device(name: str, local_rank: int, local_world_size: int) -> torch.de
     return torch.device("cuda", local_rank)
 
 
-def init_distributed(parallel: ParallelConfig) -> Distributed:
-    """Join the run that torchrun's environment describes; a single process without one. Sets CPU threads and device."""
+def init_distributed(parallel: ParallelConfig, *, announce: bool = False) -> Distributed:
+    """Join the run that torchrun's environment describes; a single process without one.
+
+    Sets the device, CPU threads, kernels and the precision of matrix products; with `announce`, rank 0 says which
+    kernels were chosen. Raises `ValueError` for what cannot be had here.
+    """
     rank = int(os.environ.get("RANK", 0))
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
@@ -130,6 +137,11 @@ def init_distributed(parallel: ParallelConfig) -> Distributed:
         raise ValueError(f"parallel.threads={parallel.threads} must be positive, or 0 for cores divided by processes")
     torch.set_flush_denormal(True)  # decayed states fall into the denormals, where a CPU is many times slower
     torch.set_num_threads(parallel.threads or max(1, available_cores() // local_world_size))
+    keep_freed_memory()
+    backends.request(parallel.backend)
+    choose_matmul_precision(parallel.matmul_precision.value, device.type)
+    if announce and rank == 0:
+        print(f"kernels on {device}: {backends.describe(device.type)}", flush=True)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world_size > 1:

@@ -1,0 +1,1 @@
+"""What scripts/gpu_validation.py measures, a file each for related sections."""
