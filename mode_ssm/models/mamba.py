@@ -69,11 +69,11 @@ class Mamba(nn.Module):
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
 
     def forward(self, x: Tensor, lengths: Tensor, reverse: bool = False) -> Tensor:
-        order = {"lengths": lengths, "reverse": reverse}
         u, z = self.in_proj(x).chunk(2, -1)
-        u, _ = causal_conv(u, self.conv_weight, self.conv_bias, silu=True, **order)
+        u, _ = causal_conv(u, self.conv_weight, self.conv_bias, silu=True, lengths=lengths, reverse=reverse)
         dt, B, C = self._scan_inputs(u)
-        y, _ = selective_scan(u, dt, -torch.exp(self.A_log), B, C, self.D, dt_softplus=True, **order)
+        A = -torch.exp(self.A_log)
+        y, _ = selective_scan(u, dt, A, B, C, self.D, dt_softplus=True, lengths=lengths, reverse=reverse)
         return self.out_proj(silu_gate(y, z))
 
     def initial_state(self, batch_size: int) -> MixerState:
@@ -116,12 +116,13 @@ class Mamba2(nn.Module):
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
 
     def forward(self, x: Tensor, lengths: Tensor, reverse: bool = False) -> Tensor:
-        order = {"lengths": lengths, "reverse": reverse}
         z, conv_in, dt = self._split(self.in_proj(x))
-        conv_out, _ = causal_conv(conv_in, self.conv_weight, self.conv_bias, silu=True, **order)
+        conv_out, _ = causal_conv(
+            conv_in, self.conv_weight, self.conv_bias, silu=True, lengths=lengths, reverse=reverse
+        )
         u, B, C = self._heads(conv_out)
         dt = F.softplus(dt + self.dt_bias)
-        y, _ = ssd(u, dt, -torch.exp(self.A_log), B, C, self.D, **order)
+        y, _ = ssd(u, dt, -torch.exp(self.A_log), B, C, self.D, lengths=lengths, reverse=reverse)
         return self.out_proj(self.norm(y.flatten(-2), z))
 
     def initial_state(self, batch_size: int) -> MixerState:

@@ -1,8 +1,8 @@
 """Which implementation of each op runs here: probed once, chosen once, said in one line, never swapped silently.
 
-`auto` takes the fastest that is here. Asking for one by name, in `MODE_SSM_BACKEND` or in the configuration's
-`parallel.backend`, gets that one or a `ValueError` that says what is missing. float64 always takes the torch path: it
-is the precision of the references, and the kernels have none.
+`auto` takes what is known to be fastest, `fastest` measures. Asking for one by name, in `MODE_SSM_BACKEND` or in the
+configuration's `parallel.backend`, gets that one or a `ValueError` that says what is missing. float64 always takes the
+torch path: it is the precision of the references, and the kernels have none.
 """
 
 from __future__ import annotations
@@ -82,6 +82,11 @@ def request(spec: str) -> None:
     _chosen.clear()
 
 
+def requested() -> str:
+    """What `request` was given last; `MODE_SSM_BACKEND` aside."""
+    return _requested
+
+
 @torch.compiler.assume_constant_result
 def choose(op: str, device: str, dtype: torch.dtype) -> str:
     """The backend of `op` for tensors of this device type and dtype. Raises `ValueError` as `request` does."""
@@ -159,11 +164,24 @@ def _choose(op: str, device: str, dtype: torch.dtype) -> str:
     if name == "auto":
         candidates = ["triton", "torch"] if device == "cuda" else [_cpu_backend() or "torch"]
         return next(c for c in candidates if c in offered(op) and (c == "torch" or why_not(c) is None))
+    if name == "fastest":
+        return _fastest(op, device, dtype)
     if name == "cpu":
         name = _cpu_backend() or "cpu-portable"
-    if reason := why_not(name) or _wrong_device(name, device):
+    missing = why_no_peer(op) if name == "mamba-ssm" else why_not(name)
+    if reason := missing or _wrong_device(name, device):
         raise ValueError(f"backend {name} was asked for {op} and cannot run here: {reason}")
     return name
+
+
+def _fastest(op: str, device: str, dtype: torch.dtype) -> str:
+    """The backend that took least for a small forward and backward pass, of all that run here."""
+    from mode_ssm.ops.verification import speeds  # which calls the ops, and they this module
+
+    _chosen[op, device, dtype] = "torch"  # for the call that the measurement makes before it names a backend
+    measured = {speed.backend: speed.milliseconds for speed in speeds(device, dtype, [op])}
+    log.info("%s on %s: %s", op, device, ", ".join(f"{name} {time:.2f} ms" for name, time in measured.items()))
+    return min(measured, key=lambda name: measured[name])
 
 
 def _wrong_device(name: str, device: str) -> str | None:

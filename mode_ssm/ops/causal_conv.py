@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mode_ssm.ops import backends
 from mode_ssm.ops.lengths import reverse_within_lengths
+from mode_ssm.ops.shapes import check_lengths, check_shapes
 
 
 def causal_conv(
@@ -62,14 +63,12 @@ def _check_shapes(
     batch, _, channels = x.shape
     if weight.dim() != 2 or weight.shape[0] != channels or weight.shape[1] < 1:
         raise ValueError(f"causal_conv: weight must be ({channels}, width >= 1), not {tuple(weight.shape)}")
-    wanted = {
-        "bias": (bias, (channels,)),
-        "lengths": (lengths, (batch,)),
-        "initial_state": (initial_state, (batch, channels, weight.shape[1] - 1)),
-    }
-    for name, (tensor, shape) in wanted.items():
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"causal_conv: {name} must be {shape}, not {tuple(tensor.shape)}")
+    check_shapes(
+        "causal_conv",
+        bias=(bias, (channels,)),
+        lengths=(lengths, (batch,)),
+        initial_state=(initial_state, (batch, channels, weight.shape[1] - 1)),
+    )
 
 
 @torch.library.custom_op("mode_ssm::causal_conv", mutates_args=())
@@ -83,9 +82,7 @@ def _forward(
     reverse: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    # Only where it costs nothing: a GPU would have to be waited for.
-    if lengths is not None and lengths.is_cpu and not bool(((lengths >= 0) & (lengths <= x.shape[1])).all()):
-        raise ValueError(f"causal_conv: lengths must lie in 0..{x.shape[1]}, not {lengths.tolist()}")
+    check_lengths("causal_conv", lengths, x.shape[1])
     return backends.kernel("causal_conv", backend).forward(x, weight, bias, lengths, initial_state, silu, reverse)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mode_ssm.ops import backends
 from mode_ssm.ops.lengths import reverse_within_lengths
+from mode_ssm.ops.shapes import check_lengths, check_shapes
 
 
 def selective_scan(
@@ -47,7 +48,22 @@ def selective_scan(
     Returns:
         `y (B, T, D)` in the dtype of `u`, zero in padding, and the state behind the last frame scanned `(B, D, N)`.
         Computed, and the state returned, in float32 at least, under autocast too.
+
+    Raises:
+        ValueError: shapes that do not fit together, or lengths beyond T.
     """
+    channels, states = A.shape
+    batch, time, _ = u.shape
+    check_shapes(
+        "selective_scan",
+        u=(u, (batch, time, channels)),
+        dt=(dt, (batch, time, channels)),
+        B=(B, (batch, time, states)),
+        C=(C, (batch, time, states)),
+        D=(D, (channels,)),
+        lengths=(lengths, (batch,)),
+        initial_state=(initial_state, (batch, channels, states)),
+    )
     backend = backends.choose("selective_scan", u.device.type, u.dtype)
     wide = torch.promote_types(u.dtype, torch.float32)
     timed = wide if backend in backends.FULL_PRECISION else u.dtype
@@ -77,9 +93,11 @@ def _forward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`y`, the final state, and what the backend keeps for the backward pass (empty unless `keep`)."""
-    return backends.kernel("selective_scan", backend).forward(  # type: ignore[no-any-return]
-        u, dt, A, B, C, D, lengths, initial_state, softplus, reverse, keep
-    )
+    check_lengths("selective_scan", lengths, u.shape[1])
+    with torch.autocast(u.device.type, enabled=False):  # which reaches into an op's body
+        return backends.kernel("selective_scan", backend).forward(  # type: ignore[no-any-return]
+            u, dt, A, B, C, D, lengths, initial_state, softplus, reverse, keep
+        )
 
 
 @_forward.register_fake
@@ -118,9 +136,10 @@ def _backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, dt, A, B, C, D (empty where D is None) and the initial state."""
-    return backends.kernel("selective_scan", backend).backward(  # type: ignore[no-any-return]
-        grad_y, grad_final, u, dt, A, B, C, D, lengths, starts, softplus, reverse
-    )
+    with torch.autocast(u.device.type, enabled=False):
+        return backends.kernel("selective_scan", backend).backward(  # type: ignore[no-any-return]
+            grad_y, grad_final, u, dt, A, B, C, D, lengths, starts, softplus, reverse
+        )
 
 
 @_backward.register_fake
@@ -146,6 +165,7 @@ def _(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     u, dt, A, B, C, D, lengths, initial_state, softplus, reverse, _, backend = inputs
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(u, dt, A, B, C, D, lengths, output[2])
     ctx.settings = (softplus, reverse, backend)
     ctx.has_initial = initial_state is not None
@@ -184,8 +204,9 @@ def selective_scan_step(
     with torch.autocast(u.device.type, enabled=False):
         u_, dt_, A_, B_, C_ = (tensor.to(state.dtype) for tensor in (u, dt, A, B, C))
         # state + (decay - 1) state: 1 - 1e-6 in one number would have lost two digits of the 1e-6.
-        state = state + torch.expm1(dt_[..., None] * A_) * state + (dt_ * u_)[..., None] * B_[:, None]
-        y = (state * C_[:, None]).sum(-1)
+        kept = torch.addcmul(state, torch.expm1(dt_[..., None] * A_), state)
+        state = torch.addcmul(kept, (dt_ * u_)[..., None], B_[:, None])
+        y = (state @ C_[..., None])[..., 0]
         if D is not None:
             y = y + u_ * D.to(state.dtype)
     return y.to(u.dtype), state

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mode_ssm.ops import backends
 from mode_ssm.ops.lengths import reverse_within_lengths
+from mode_ssm.ops.shapes import check_lengths, check_shapes
 from mode_ssm.ops.torch_path.ssd import ssd_torch
 
 
@@ -42,7 +43,22 @@ def ssd(
     Returns:
         `y (B, T, H, P)` in the dtype of `x`, zero in padding, and the state behind the last frame scanned
         `(B, H, P, N)`. Computed, and the state returned, in float32 at least, under autocast too.
+
+    Raises:
+        ValueError: shapes that do not fit together, or lengths beyond T.
     """
+    batch, time, heads, width = x.shape
+    states = B.shape[-1]
+    check_shapes(
+        "ssd",
+        dt=(dt, (batch, time, heads)),
+        A=(A, (heads,)),
+        B=(B, (batch, time, states)),
+        C=(C, (batch, time, states)),
+        D=(D, (heads,)),
+        lengths=(lengths, (batch,)),
+        initial_state=(initial_state, (batch, heads, width, states)),
+    )
     backend = backends.choose("ssd", x.device.type, x.dtype)
     if backend == "torch":
         return ssd_torch(x, dt, A, B, C, D, lengths, reverse, initial_state)
@@ -72,9 +88,11 @@ def _forward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`y`, the final state, and what the backend keeps for the backward pass (empty unless `keep`)."""
-    return backends.kernel("ssd", backend).forward(  # type: ignore[no-any-return]
-        x, dt, A, B, C, D, lengths, initial_state, reverse, keep
-    )
+    check_lengths("ssd", lengths, x.shape[1])
+    with torch.autocast(x.device.type, enabled=False):  # which reaches into an op's body
+        return backends.kernel("ssd", backend).forward(  # type: ignore[no-any-return]
+            x, dt, A, B, C, D, lengths, initial_state, reverse, keep
+        )
 
 
 @_forward.register_fake
@@ -111,9 +129,10 @@ def _backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, dt, A, B, C, D (empty where D is None) and the initial state."""
-    return backends.kernel("ssd", backend).backward(  # type: ignore[no-any-return]
-        grad_y, grad_final, x, dt, A, B, C, D, lengths, kept, reverse
-    )
+    with torch.autocast(x.device.type, enabled=False):
+        return backends.kernel("ssd", backend).backward(  # type: ignore[no-any-return]
+            grad_y, grad_final, x, dt, A, B, C, D, lengths, kept, reverse
+        )
 
 
 @_backward.register_fake
@@ -142,6 +161,7 @@ def _state_shape(x: Tensor, B: Tensor) -> tuple[int, ...]:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, dt, A, B, C, D, lengths, initial_state, reverse, _, backend = inputs
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, dt, A, B, C, D, lengths, output[2])
     ctx.settings = (reverse, backend)
     ctx.has_initial = initial_state is not None
@@ -179,10 +199,10 @@ def ssd_step(
     """
     with torch.autocast(x.device.type, enabled=False):
         x_, dt_, A_, B_, C_ = (tensor.to(state.dtype) for tensor in (x, dt, A, B, C))
-        update = (dt_[..., None] * x_)[..., None] * B_[:, None, None, :]
         # state + (decay - 1) state: 1 - 1e-6 in one number would have lost two digits of the 1e-6.
-        state = state + torch.expm1(dt_ * A_)[..., None, None] * state + update
-        y = (state * C_[:, None, None, :]).sum(-1)
+        kept = torch.addcmul(state, torch.expm1(dt_ * A_)[..., None, None], state)
+        state = torch.addcmul(kept, (dt_[..., None] * x_)[..., None], B_[:, None, None, :])
+        y = (state.flatten(1, 2) @ C_[..., None]).view_as(x_)
         if D is not None:
             y = y + x_ * D.to(state.dtype)[:, None]
     return y.to(x.dtype), state

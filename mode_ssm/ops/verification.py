@@ -59,18 +59,18 @@ class Speed:
 
 @contextmanager
 def on_backend(op: str, name: str) -> Iterator[None]:
-    """`op` takes backend `name` inside, whatever the environment asks for; behind it all ops are on what that says.
+    """`op` takes backend `name` inside, whatever environment and configuration ask for.
 
     Raises `ValueError` for one that cannot run here.
     """
-    said = os.environ.pop(backends.ENVIRONMENT_KEY, None)
+    said, requested = os.environ.pop(backends.ENVIRONMENT_KEY, None), backends.requested()
     try:
         backends.request(f"{op}={name}")
         yield
     finally:
         if said is not None:
             os.environ[backends.ENVIRONMENT_KEY] = said
-        backends.request("auto")
+        backends.request(requested)
 
 
 def why_not_for(op: str, name: str, device: str) -> str | None:
@@ -112,6 +112,8 @@ def measure(case: Case, names: Sequence[str], device: str, dtype: torch.dtype) -
         about = {"op": case.op, "backend": name, "device": device, "dtype": str(dtype).removeprefix("torch.")}
         bar = BARS[dtype]
         try:
+            if case.op == "ssd" and dtype == torch.bfloat16 and _interpreted(name, device):
+                raise ValueError("Triton's interpreter multiplies bf16 by their bit patterns: only a GPU can tell")
             with on_backend(case.op, name):
                 results = _results(function, case, leaves, device)
         except ValueError as refusal:
@@ -167,11 +169,13 @@ def speeds(
     shape: Shape = SMALL,
     repeats: int = 7,
 ) -> Iterator[Speed]:
-    """Forward and backward times of every backend that runs on `device`, in turns."""
+    """Forward and backward times of every backend that runs on `device`, in turns; not of interpreted kernels."""
     for op in ops:
         run = workload(op, shape, device, dtype)
         usable = []
         for name in runnable(op, device):
+            if _interpreted(name, device):
+                continue
             try:
                 with on_backend(op, name):
                     run()
@@ -182,6 +186,10 @@ def speeds(
         times = milliseconds(dict.fromkeys(usable, run), device, repeats, around=around)
         for name, time in times.items():
             yield Speed(op=op, backend=name, device=device, dtype=str(dtype).removeprefix("torch."), milliseconds=time)
+
+
+def _interpreted(backend: str, device: str) -> bool:
+    return backend == "triton" and device == "cpu"
 
 
 def _results(function: Callable[..., object], case: Case, leaves: dict[str, Tensor], device: str) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 def keep_freed_memory() -> bool:
     """Have glibc keep what tensors give back and hand it out again, instead of returning it to the kernel.
 
-    By default a block over 32 MB is mapped anew every time: a training step then spends more time in page faults (250 of
-    them a megabyte) than in some of its kernels. The process stays as large as its largest step was. Returns whether
-    the C library is one that knows the setting.
+    By default a block over 32 MB is mapped anew every time, and a training step spends more time in page faults (250 of
+    them a megabyte) than in some of its kernels. The process then stays as large as its largest step was. Returns
+    whether the C library is one that knows the setting.
     """
     if not sys.platform.startswith("linux"):
         return False

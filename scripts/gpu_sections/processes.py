@@ -35,19 +35,20 @@ def data_parallel(setting: Setting) -> Result:
     """The gradient through DDP in a group of one, NCCL on a GPU, against the gradient without it."""
     phase, batch = setting.phase("joint"), setting.batch_of(seed=0)
     objective = setting.objective("joint").eval()
+    trained = [p for p in objective.parameters() if p.requires_grad]
     backend = "nccl" if setting.device == "cuda" else "gloo"
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        wrapped = DistributedDataParallel(objective)
-        gradients = []
-        for module in (objective, wrapped):
-            objective.zero_grad(set_to_none=True)
-            loss_of(module, batch, phase, bf16=True).backward()
-            own = [p.grad for p in objective.parameters() if p.requires_grad]
-            missing = sum(grad is None for grad in own)
-            gradients.append(torch.cat([grad.detach().flatten().double() for grad in own if grad is not None]))
-    finally:
-        dist.destroy_process_group()
+    gradients, missing = [], 0
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group(backend, store=dist.FileStore(f"{folder}/store", 1), rank=0, world_size=1)
+        try:
+            for module in (objective, DistributedDataParallel(objective)):
+                objective.zero_grad(set_to_none=True)
+                loss_of(module, batch, phase, bf16=True).backward()
+                found = [p.grad.detach().flatten().double() for p in trained if p.grad is not None]
+                missing = len(trained) - len(found)
+                gradients.append(torch.cat(found))
+        finally:
+            dist.destroy_process_group()
     alone, through = gradients
     difference = float((through - alone).norm() / alone.norm())
     rows = [["backend", backend], ["parameters without a gradient", missing], ["relative difference", difference]]

@@ -242,6 +242,25 @@ def test_padding_and_companions_change_nothing_and_get_no_gradient(scan: Scan, r
     assert_close(results_and_gradients(scan.function, noisy, torch.float32, **options), padded, 1e-6)
 
 
+def test_what_does_not_fit_is_refused_before_a_kernel_reads_it(scan: Scan) -> None:
+    inputs = {name: value.float() for name, value in scan.inputs(2, 9).items()}
+    for name in ("dt", "B", "C", "D", "initial_state"):
+        with pytest.raises(ValueError, match=r"must be \("):
+            scan.function(**inputs | {name: inputs[name][..., :-1]})
+    with pytest.raises(ValueError, match="lengths must be"):
+        scan.function(**inputs, lengths=torch.tensor([9]))
+
+
+@pytest.mark.parametrize(("op", "name"), [case for case in CASES if case != ("ssd", "torch")])
+@pytest.mark.parametrize("lengths", [[10, 1], [-1, 9]])
+def test_lengths_outside_of_the_sequence_are_refused(op: str, name: str, lengths: list[int]) -> None:
+    backends.request(f"{op}={name}")
+    inputs = {key: value.float() for key, value in SCANS[op].inputs(2, 9).items()}
+    with pytest.raises(ValueError, match=r"lengths must lie in 0\.\.9"):
+        SCANS[op].function(**inputs, lengths=torch.tensor(lengths))
+    backends.request("auto")
+
+
 def test_threads_change_nothing(scan: Scan) -> None:
     inputs = scan.inputs(1, 50, channels=70) if scan.signal == "u" else scan.inputs(1, 50, heads=4, width=32)
     alone = results_and_gradients(scan.function, inputs, torch.float32)

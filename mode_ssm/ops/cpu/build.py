@@ -20,7 +20,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "src"
 # No -ffast-math: linked into a shared library it changes the whole process's floating-point mode.
-FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 
 log = logging.getLogger(__name__)
 
@@ -103,17 +103,35 @@ def find_compiler() -> list[str]:
 
 
 def _compile(compiler: list[str], flags: list[str], output: Path) -> None:
-    sources = [str(path) for path in sorted(SOURCES.glob("*.c"))]
+    """Every source in a process of its own, all at once, then one library of them."""
     # Without OpenMP (Apple's clang has none) the kernels are the same, on one thread.
     for openmp in (["-fopenmp"], []):
-        command = [*compiler, *flags, *openmp, "-o", str(output), *sources, "-lm"]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode == 0:
-            return
-    lines = (
-        [line for line in result.stderr.splitlines() if "error" in line] or result.stderr.splitlines() or ["no output"]
-    )
-    raise BuildError(f"{compiler[0]} failed with status {result.returncode}: {lines[0].strip()}")
+        with tempfile.TemporaryDirectory(prefix="mode_ssm-") as folder:
+            objects = {source: Path(folder) / f"{source.stem}.o" for source in sorted(SOURCES.glob("*.c"))}
+            running = [
+                _start([*compiler, *flags, *openmp, "-c", str(source), "-o", str(target)])
+                for source, target in objects.items()
+            ]
+            errors = [error for process in running if (error := _error_of(process))]
+            if not errors:
+                link = [*compiler, *flags, *openmp, "-shared", "-o", str(output), *map(str, objects.values()), "-lm"]
+                errors = [error for error in [_error_of(_start(link))] if error]
+            if not errors:
+                return
+    raise BuildError(f"{compiler[0]} {errors[0]}")
+
+
+def _start(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def _error_of(process: subprocess.Popen[str]) -> str | None:
+    """Wait for it; its status and first error line, or None where it succeeded."""
+    _, stderr = process.communicate()
+    if process.returncode == 0:
+        return None
+    lines = [line for line in stderr.splitlines() if "error" in line] or stderr.splitlines() or ["no output"]
+    return f"failed with status {process.returncode}: {lines[0].strip()}"
 
 
 def _fingerprint(compiler: list[str], flags: list[str]) -> str:

@@ -21,6 +21,11 @@ def readable(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
+def packed(tensor: Tensor | None) -> Tensor | None:
+    """Contiguous, where it is given at all: of what the kernels read without strides."""
+    return None if tensor is None else tensor.contiguous()
+
+
 def pad_last(tensor: Tensor, multiple: int) -> Tensor:
     """Zeros behind the last dimension up to a multiple; the tensor itself where it is one already."""
     missing = -tensor.shape[-1] % multiple

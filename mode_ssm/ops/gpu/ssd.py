@@ -16,7 +16,10 @@ import triton.language as tl
 from torch import Tensor
 
 from mode_ssm.ops.gpu.elementwise import frame_at
-from mode_ssm.ops.gpu.launch import blank, device_of, power_of_two, readable, summed_slabs
+from mode_ssm.ops.gpu.launch import blank, device_of, packed, power_of_two, readable, summed_slabs
+
+
+MAX_REGISTERS = 255  # of a thread; told so, because ptxas 12.8 retreats to 32 where it cannot do without spilling
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,13 @@ class Tiling:
     frames: int = 64  # Q
     width: int = 64  # of a head in one program, at most
     forward_warps: int = 4
-    backward_warps: int = 8
+    backward_warps: int = 4
+    stages: int = 2  # of the loads ahead of the products
+
+    @classmethod
+    def of_dtype(cls, dtype: torch.dtype) -> Tiling:
+        """float32 products run outside of the matrix units, from registers: smaller tiles and more threads."""
+        return cls(32, 32, 8, 8, 1) if dtype == torch.float32 else cls()
 
 
 @triton.jit
@@ -190,11 +199,11 @@ class SSD:
     """Implements the kernel's contract of `mode_ssm.ops.ssd` on a GPU for float32, bf16 and fp16."""
 
     def __init__(self, tiling: Tiling | None = None) -> None:
-        self.tiling = tiling or Tiling()
+        self._tiling = tiling
 
     def starts_shape(self, x: Tensor, A: Tensor, B: Tensor) -> tuple[int, ...]:
         """States that enter the chunks `(B, K, H, P, N)`."""
-        return (x.shape[0], triton.cdiv(x.shape[1], self.tiling.frames), *x.shape[2:], B.shape[2])
+        return (x.shape[0], triton.cdiv(x.shape[1], self._tiles(x).frames), *x.shape[2:], B.shape[2])
 
     def forward(
         self,
@@ -217,9 +226,9 @@ class SSD:
         initial = None if initial_state is None else initial_state.float().contiguous()
         with device_of(x):
             _forward_kernel[self._grid(x)](
-                x, dt, A.contiguous(), B, C, D, lengths, initial, y, final, kept,
+                x, dt, packed(A), B, C, packed(D), packed(lengths), initial, y, final, kept,
                 *x.stride()[:3], *dt.stride()[:2], *B.stride()[:2], *C.stride()[:2], *self._sizes(x, B),
-                **self._constants(x, B), REVERSE=reverse, KEEP=keep, num_warps=self.tiling.forward_warps,
+                **self._constants(x, B), REVERSE=reverse, KEEP=keep, num_warps=self._tiles(x).forward_warps,
             )  # fmt: skip
         return y, final, kept
 
@@ -249,11 +258,11 @@ class SSD:
         dinitial = A.new_empty(batch, heads, width, states)
         with device_of(x):
             _backward_kernel[self._grid(x)](
-                grad, final, x_, dt_, A.contiguous(), B_, C_, D, lengths, kept,
+                grad, final, x_, dt_, packed(A), B_, C_, packed(D), packed(lengths), kept,
                 dx, ddt, dA, dB, dC, dD, dinitial,
                 *grad.stride()[:3], *x_.stride()[:3], *dt_.stride()[:2], *B_.stride()[:2], *C_.stride()[:2],
                 *self._sizes(x, B),
-                **self._constants(x, B), REVERSE=reverse, num_warps=self.tiling.backward_warps,
+                **self._constants(x, B), REVERSE=reverse, num_warps=self._tiles(x).backward_warps,
             )  # fmt: skip
         return (
             dx,
@@ -265,8 +274,11 @@ class SSD:
             dinitial,
         )
 
+    def _tiles(self, x: Tensor) -> Tiling:
+        return self._tiling or Tiling.of_dtype(x.dtype)
+
     def _block(self, x: Tensor) -> int:
-        return min(self.tiling.width, power_of_two(x.shape[3], least=16))
+        return min(self._tiles(x).width, power_of_two(x.shape[3], least=16))
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         return x.shape[0], x.shape[2] * triton.cdiv(x.shape[3], self._block(x))
@@ -274,10 +286,17 @@ class SSD:
     def _sizes(self, x: Tensor, B: Tensor) -> tuple[int, ...]:
         """Time, heads, width, states, blocks, chunks."""
         _, time, heads, width = x.shape
-        return time, heads, width, B.shape[2], triton.cdiv(width, self._block(x)), triton.cdiv(time, self.tiling.frames)
+        blocks, chunks = triton.cdiv(width, self._block(x)), triton.cdiv(time, self._tiles(x).frames)
+        return time, heads, width, B.shape[2], blocks, chunks
 
     def _constants(self, x: Tensor, B: Tensor) -> dict[str, object]:
-        operand = tl.bfloat16 if x.dtype == torch.bfloat16 else tl.float32
-        precision = "ieee" if x.dtype == torch.float32 else "tf32"
-        sizes = {"Q": self.tiling.frames, "P": self._block(x), "N": power_of_two(B.shape[2], least=16)}
-        return sizes | {"OPERAND": operand, "PRECISION": precision}
+        tiling = self._tiles(x)
+        return {
+            "Q": tiling.frames,
+            "P": self._block(x),
+            "N": power_of_two(B.shape[2], least=16),
+            "OPERAND": tl.bfloat16 if x.dtype == torch.bfloat16 else tl.float32,
+            "PRECISION": "ieee" if x.dtype == torch.float32 else "tf32",
+            "num_stages": tiling.stages,
+            "maxnreg": MAX_REGISTERS,
+        }

@@ -18,7 +18,7 @@ def load(op: str) -> Any:
     try:
         return import_module(module)
     except Exception as error:  # an extension built for another torch: ImportError, OSError or RuntimeError
-        raise ValueError(f"it needs {package} ({first_line(error)})") from error
+        raise ValueError(f"backend mamba-ssm needs {package} for {op} ({first_line(error)})") from error
 
 
 def first_line(error: Exception) -> str:
