@@ -14,9 +14,11 @@ from importlib import import_module
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mode_ssm.ops.cpu.build import BuildError
 from mode_ssm.ops.cpu.library import library, usable_levels
+from mode_ssm.ops.cpu.scan_step import ScanStep
 from mode_ssm.ops.peers import why_no_peer
 
 ENVIRONMENT_KEY = "MODE_SSM_BACKEND"
@@ -103,6 +105,19 @@ def kernel(op: str, name: str) -> Any:
     module, kind = _KERNELS[op][family].split(":")
     implementation = getattr(import_module(module), kind)
     return implementation(library(name.removeprefix("cpu-"))) if family == "cpu" else implementation()
+
+
+def step(op: str, state: Tensor) -> Any:
+    """A scan's compiled one-frame step for this state, or None: gradients and graphs take the torch expression."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or state.dtype != torch.float32 or not state.is_cpu:
+        return None
+    name = choose(op, "cpu", torch.float32)
+    return _step_kernel(op, name) if name in CPU_BACKENDS else None
+
+
+@cache
+def _step_kernel(op: str, name: str) -> Any:
+    return ScanStep(library(name.removeprefix("cpu-")), f"{op}_step")
 
 
 def offered(op: str) -> tuple[str, ...]:

@@ -201,6 +201,9 @@ def selective_scan_step(
     Returns:
         `y (B, D)` in the dtype of `u` and the next state `(B, D, N)` in the dtype of `state`.
     """
+    if (fused := backends.step("selective_scan", state)) is not None:
+        y, state = fused(state, u, dt, A, B, C, D, width=1)
+        return y.to(u.dtype), state
     with torch.autocast(u.device.type, enabled=False):
         u_, dt_, A_, B_, C_ = (tensor.to(state.dtype) for tensor in (u, dt, A, B, C))
         # state + (decay - 1) state: 1 - 1e-6 in one number would have lost two digits of the 1e-6.

@@ -197,6 +197,9 @@ def ssd_step(
     Returns:
         `y (B, H, P)` in the dtype of `x` and the next state `(B, H, P, N)` in the dtype of `state`.
     """
+    if (fused := backends.step("ssd", state)) is not None:
+        y, state = fused(state, x, dt, A, B, C, D, width=x.shape[-1])
+        return y.to(x.dtype), state
     with torch.autocast(x.device.type, enabled=False):
         x_, dt_, A_, B_, C_ = (tensor.to(state.dtype) for tensor in (x, dt, A, B, C))
         # state + (decay - 1) state: 1 - 1e-6 in one number would have lost two digits of the 1e-6.

@@ -193,15 +193,18 @@ def test_skip_and_initial_state_are_optional(scan: Scan) -> None:
     compare(scan, inputs)
 
 
-def test_steps_equal_the_whole_sequence(scan: Scan) -> None:
-    inputs = {name: value.float() for name, value in scan.inputs(2, 70).items()}
+@pytest.mark.parametrize("gradients", [True, False])  # without, a stream's fused step
+@pytest.mark.parametrize("states", [5, 64])
+def test_steps_equal_the_whole_sequence(scan: Scan, gradients: bool, states: int) -> None:
+    inputs = {name: value.float() for name, value in scan.inputs(2, 70, states).items()}
     y, final_state = scan.function(**inputs)
     state = inputs["initial_state"]
     frames = []
-    for t in range(70):
-        now = [inputs[name][:, t] for name in (scan.signal, "dt")]
-        frame, state = scan.step(state, *now, inputs["A"], inputs["B"][:, t], inputs["C"][:, t], inputs["D"])
-        frames.append(frame)
+    with torch.set_grad_enabled(gradients):
+        for t in range(70):
+            now = [inputs[name][:, t] for name in (scan.signal, "dt")]
+            frame, state = scan.step(state, *now, inputs["A"], inputs["B"][:, t], inputs["C"][:, t], inputs["D"])
+            frames.append(frame)
     assert_close({"y": torch.stack(frames, 1), "state": state}, {"y": y, "state": final_state})
 
 

@@ -1,7 +1,7 @@
 """The depthwise causal convolution in Triton: tiles of frames and channels, the inputs read once for each tap.
 
 Inputs are counted in reading order and from the state on: input `v` is the state's for v < W - 1, and then the frame
-read at `v - (W - 1)`. Output `s` reads inputs `s .. s + W - 1`, and the final state is inputs `length .. length + W - 2`.
+read at `v - (W - 1)`. Output `s` reads inputs `s` to `s + W - 1`; the final state is inputs `length` and what follows.
 Shapes: B batch, T padded length, D channels, W width.
 """
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mode_ssm.ops.gpu.elementwise import frame_at, sigmoid
 from mode_ssm.ops.gpu.launch import blank, device_of, packed, readable
+from mode_ssm.ops.gpu.registers import appended
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _backward_kernel(
     inputs = ()  # v - (W - 1) .. v + W - 1: all that the outputs which read `v` read
     for k in tl.static_range(2 * W - 1):
         x = _input(x_row, initial_row, v + k - (W - 1), d, x_t, length, channels, W, REVERSE)
-        inputs = inputs + (x,)  # noqa: RUF005 - Triton has no starred expressions
+        inputs = appended(inputs, x)
     total = tl.zeros((F, D), tl.float32)
     slab = (b * tl.num_programs(1) + tl.program_id(1)) * channels + d
     for k in tl.static_range(W):

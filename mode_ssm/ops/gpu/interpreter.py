@@ -25,7 +25,7 @@ def mend() -> None:
             return
     except PackageNotFoundError:
         return
-    interpreter = import_module("triton.runtime.interpreter")
+    interpreter: Any = import_module("triton.runtime.interpreter")
     patch = interpreter._patch_lang_tensor
 
     def patch_and_count(tensor: Any, scope: Any) -> None:

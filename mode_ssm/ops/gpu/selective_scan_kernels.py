@@ -1,9 +1,9 @@
 """The Mamba-1 scan in Triton, the kernels: states stay in registers for the whole length of a row.
 
-A program runs a block of channels of one row. Its tile of states is `(DP, DR, N)`: the compiler deals the last dimension
-out as 4 neighbours to a thread, the first over the other lanes and the warps, and keeps the middle one in registers.
-A thread so owns DR channels that are neighbours in memory, and sums over channels and over states take as few exchanges
-between lanes as they can. Frames come in groups of Q, unrolled, so that what leaves a group leaves it as one tile.
+A program runs a block of channels of one row. Its tile of states is `(DP, DR, N)`: the compiler deals the last
+dimension out as 4 neighbours to a thread, the first over the other lanes and the warps, and keeps the middle one in
+registers. A thread so owns DR channels that are neighbours in memory, and sums over channels and over states take as
+few exchanges between lanes as they can. Frames come in groups of Q, unrolled, which are read and written as one tile.
 Shapes: B batch, T padded length, D channels, N state width, K chunks of GROUPS groups.
 """
 
@@ -13,33 +13,9 @@ import triton
 import triton.language as tl
 
 from mode_ssm.ops.gpu.elementwise import exp2m1, frame_at, sigmoid, softplus
+from mode_ssm.ops.gpu.registers import appended, prepended, stacked
 
 LN2 = tl.constexpr(0.6931471805599453)
-
-
-@triton.jit
-def _appended(parts, part):
-    return parts + (part,)  # noqa: RUF005 - Triton has no starred expressions
-
-
-@triton.jit
-def _prepended(part, parts):
-    return (part,) + parts  # noqa: RUF005
-
-
-@triton.jit
-def _stacked(p, Q: tl.constexpr):
-    """Q tensors as one with a new last dimension, without moving anything between threads."""
-    tl.static_assert(Q == 2 or Q == 4 or Q == 8, "a group has 2, 4 or 8 frames")
-    if Q == 2:
-        stack = tl.join(p[0], p[1])
-    elif Q == 4:
-        stack = tl.join(tl.join(p[0], p[2]), tl.join(p[1], p[3]))
-    else:
-        even = tl.join(tl.join(p[0], p[4]), tl.join(p[2], p[6]))
-        odd = tl.join(tl.join(p[1], p[5]), tl.join(p[3], p[7]))
-        stack = tl.join(even, odd)
-    return stack
 
 
 @triton.jit
@@ -59,7 +35,9 @@ def softplus_kernel(dt_ptr, steps_ptr, count, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _moved(h, a, u_row, dt_row, B_row, step, length, d, n, u_t, dt_t, B_t, REVERSE: tl.constexpr, PRECISE: tl.constexpr):
+def _moved(
+    h, a, u_row, dt_row, B_row, step, length, d, n, u_t, dt_t, B_t, REVERSE: tl.constexpr, PRECISE: tl.constexpr
+):
     """The states behind the frame read at `step`. Behind the last one the step is 0 and the state stands still."""
     t = frame_at(step, length, REVERSE)
     u = tl.load(u_row + t * u_t + d).to(tl.float32)
@@ -86,10 +64,7 @@ def forward_kernel(
     u_row, dt_row, B_row, C_row = u_ptr + b * u_b, dt_ptr + b * dt_b, B_ptr + b * B_b, C_ptr + b * C_b
 
     a = tl.load(A_ptr + at_state)
-    if initial_ptr is None:
-        h = tl.zeros((DP, DR, N), tl.float32)
-    else:
-        h = tl.load(initial_ptr + b * channels * N + at_state)
+    h = tl.zeros((DP, DR, N), tl.float32) if initial_ptr is None else tl.load(initial_ptr + b * channels * N + at_state)
     for group in range(0, tl.cdiv(length, Q)):
         if KEEP and group % GROUPS == 0:
             tl.store(starts_ptr + (b * chunks + group // GROUPS) * channels * N + at_state, h)
@@ -98,8 +73,8 @@ def forward_kernel(
             step = group * Q + i
             h = _moved(h, a, u_row, dt_row, B_row, step, length, d, n, u_t, dt_t, B_t, REVERSE, PRECISE)
             C = tl.load(C_row + frame_at(step, length, REVERSE) * C_t + n)
-            outputs = _appended(outputs, tl.sum(h * C[None, None], 2))
-        y = _stacked(outputs, Q).reshape(DP * DR, Q)
+            outputs = appended(outputs, tl.sum(h * C[None, None], 2))
+        y = stacked(outputs, Q).reshape(DP * DR, Q)
         steps = group * Q + tl.arange(0, Q)
         t = frame_at(steps, length, REVERSE)[None]
         if D_ptr is not None:
@@ -151,13 +126,13 @@ def backward_kernel(
         sums = ()
         for i in tl.static_range(Q):
             step = group * Q + i
-            before = _appended(before, h)
+            before = appended(before, h)
             h = _moved(h, a, u_row, dt_row, B_row, step, length, d, n, u_t, dt_t, B_t, REVERSE, PRECISE)
             dy = tl.load(grad_row + frame_at(step, length, REVERSE) * grad_t + d).to(tl.float32)
             # Over a thread's channels and over lanes; over the warps, who wait for each other there, once a group.
             part = tl.sum(h * dy[:, :, None], 1).reshape(WARPS, DP // WARPS, N)
-            sums = _appended(sums, tl.sum(part, 1))
-        dC = tl.sum(_stacked(sums, Q).reshape(WARPS, N, Q), 0)
+            sums = appended(sums, tl.sum(part, 1))
+        dC = tl.sum(stacked(sums, Q).reshape(WARPS, N, Q), 0)
         tl.store(dC_ptr + slab + ts * N + n[:, None], dC, mask=inside)
 
         sums = ()
@@ -173,17 +148,17 @@ def backward_kernel(
             C = tl.load(C_row + t * C_t + n, mask=0 * n + step < length, other=0.0)
             g += dy[:, :, None] * C[None, None]
             part = tl.sum(g * (delta * u)[:, :, None], 1).reshape(WARPS, DP // WARPS, N)
-            sums = _prepended(tl.sum(part, 1), sums)
-            of_input = _prepended(tl.sum(g * B[None, None], 2), of_input)
+            sums = prepended(tl.sum(part, 1), sums)
+            of_input = prepended(tl.sum(g * B[None, None], 2), of_input)
             g = _decayed(g, delta[:, :, None] * a, PRECISE)
             of_decay = g * before[Q - 1 - i]  # d loss / d (dt A)
-            of_exponent = _prepended(tl.sum(of_decay * a, 2), of_exponent)
+            of_exponent = prepended(tl.sum(of_decay * a, 2), of_exponent)
             dA += of_decay * delta[:, :, None]
-        dB = tl.sum(_stacked(sums, Q).reshape(WARPS, N, Q), 0)
+        dB = tl.sum(stacked(sums, Q).reshape(WARPS, N, Q), 0)
         tl.store(dB_ptr + slab + ts * N + n[:, None], dB, mask=inside)
 
-        dinput = _stacked(of_input, Q).reshape(DP * DR, Q)
-        ddelta = _stacked(of_exponent, Q).reshape(DP * DR, Q) * LN2
+        dinput = stacked(of_input, Q).reshape(DP * DR, Q)
+        ddelta = stacked(of_exponent, Q).reshape(DP * DR, Q) * LN2
         u_ = tl.load(u_row + ts * u_t + block[:, None], mask=inside, other=0.0).to(tl.float32)
         delta_ = tl.load(dt_row + ts * dt_t + block[:, None], mask=inside, other=0.0).to(tl.float32)
         ddelta += dinput * u_

@@ -18,7 +18,6 @@ from torch import Tensor
 from mode_ssm.ops.gpu.elementwise import frame_at
 from mode_ssm.ops.gpu.launch import blank, device_of, packed, power_of_two, readable, summed_slabs
 
-
 MAX_REGISTERS = 255  # of a thread; told so, because ptxas 12.8 retreats to 32 where it cannot do without spilling
 
 
@@ -156,6 +155,14 @@ def _backward_kernel(
         scores = tl.dot(C, tl.trans(B), input_precision=PRECISION) * between
         dmixing = tl.dot(dy, tl.trans(x), input_precision=PRECISION)
         mixing = (scores * steps[None]).to(OPERAND)
+        dscores = (dmixing * between * steps[None]).to(OPERAND)
+        # A frame's exponent lies between every frame before it and every one from it on. Summed over these pairs,
+        # and not as what cumulative sums leave when most of it cancels.
+        pairs = dmixing * scores
+        dsteps = tl.sum(pairs, 0)
+        after = tl.dot(upto, pairs * steps[None], input_precision=PRECISION)
+        dexponent = tl.sum(tl.where(q[:, None] > q[None], after, 0.0), 1) + across * tl.sum(start * dstate)
+
         dx = tl.dot(tl.trans(mixing), dy.to(OPERAND), input_precision=PRECISION)
         dx += tl.dot(B.to(OPERAND), tl.trans(dstate).to(OPERAND), input_precision=PRECISION) * added[:, None]
         dx += dy.to(tl.float32) * skip
@@ -163,7 +170,6 @@ def _backward_kernel(
         tl.store(dx_ptr + to, dx.to(dx_ptr.dtype.element_ty), mask=inside_x)
         dD += tl.sum(x.to(tl.float32) * dy.to(tl.float32), 1)
 
-        dscores = (dmixing * between * steps[None]).to(OPERAND)
         dB = tl.dot(x.to(OPERAND), dstate.to(OPERAND), input_precision=PRECISION)
         left = tl.sum(B.to(tl.float32) * dB, 1) * to_end  # d loss / d step, through the state behind the chunk
         dB = dB * added[:, None]
@@ -174,16 +180,10 @@ def _backward_kernel(
         dC += tl.dot(dscores, B.to(OPERAND), input_precision=PRECISION)
         tl.store(dC_ptr + slab + t[:, None] * states + n[None], dC, mask=inside_n)
 
-        # A frame's exponent lies between every frame before it and every one from it on. Summed over these pairs,
-        # and not as what cumulative sums leave when most of it cancels.
-        pairs = dmixing * scores
-        direct = tl.sum(pairs, 0) + left
-        after = tl.dot(upto, pairs * steps[None], input_precision=PRECISION)
-        crossing = tl.where(q[:, None] > q[None], after + (left * steps)[None], entered[None])
-        dexponent = tl.sum(crossing, 1)
-        dexponent += across * tl.sum(start * dstate)
+        dsteps += left
+        dexponent += tl.sum(tl.where(q[:, None] > q[None], (left * steps)[None], entered[None]), 1)
         to = ((block * batch + b) * time + t) * heads + head
-        tl.store(ddt_ptr + to, direct + a * dexponent, mask=inside)
+        tl.store(ddt_ptr + to, dsteps + a * dexponent, mask=inside)
         dA += steps * dexponent
 
         seen = dy.to(tl.float32) * from_start[:, None]
