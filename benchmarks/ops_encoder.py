@@ -18,6 +18,7 @@ from mode_ssm.ops import backends
 from mode_ssm.ops.matmul_precision import measure_both, passes
 from mode_ssm.ops.timing import milliseconds
 from mode_ssm.ops.verification_cases import Shape, workload
+from mode_ssm.train.allocator import keep_freed_memory
 
 THREADS = 2
 TOLERANCE = 0.02  # of the Transformer's number of parameters
@@ -54,6 +55,7 @@ def matched_transformer(width: int, parameters: int, head: int) -> nn.Transforme
 
 def encoder(quick: bool) -> Part:
     torch.set_num_threads(1 if quick else THREADS)
+    keep_freed_memory()  # as every process of ours does; the peers gain as much
     torch.manual_seed(0)
     config = load_train_config(["experiment=t15_mode_ssm"]).model
     d_model, settings = config.d_model, replace(config.encoder, dropout=0.0, drop_path=0.0)

@@ -8,17 +8,19 @@ from ops_row import Part, Row
 from streaming import Frame, eager, exported, measure
 
 from mode_ssm.compose import load_train_config
+from mode_ssm.config import ParallelConfig
 from mode_ssm.export.bundle import Source, build
 from mode_ssm.export.graph import Weights
 from mode_ssm.models.streaming import lay_out_for_streaming
 from mode_ssm.tasks.transcription import build_model
+from mode_ssm.train.distributed import init_distributed
 
 FRAMES = 300
 SMALL = ("model=mode_ssm_small", "model.encoder.bidirectional=false", "model.d_model=32", "model.encoder.headdim=16")
 
 
 def stream(quick: bool) -> Part:
-    torch.set_num_threads(1)
+    init_distributed(ParallelConfig(device="cpu", threads=1))  # what any process of ours sets
     torch.manual_seed(0)
     config = load_train_config(["experiment=t15_mode_ssm", *(SMALL if quick else ())])
     model = build_model(config, num_sessions=2, num_blocks=1).eval()

@@ -23,12 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from mode_ssm.compose import load_train_config, run_main
+from mode_ssm.config import ParallelConfig
 from mode_ssm.export.bundle import Export, Source, build
 from mode_ssm.export.graph import Weights
 from mode_ssm.export.verification import open_export
 from mode_ssm.models.mode_ssm import MODE_SSM
 from mode_ssm.models.streaming import lay_out_for_streaming
 from mode_ssm.tasks.transcription import build_model
+from mode_ssm.train.distributed import init_distributed
 
 TURN = 6  # frames
 Frame = Callable[[], object]
@@ -92,7 +94,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--profile", action="store_true", help="also where the time of the exports goes")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    init_distributed(ParallelConfig(device="cpu", threads=arguments.threads))  # what any process of ours sets
     torch.manual_seed(0)
     config = load_train_config(["experiment=t15_mode_ssm", *arguments.overrides])
     model = build_model(config, num_sessions=2, num_blocks=1).eval()

@@ -7,11 +7,11 @@ import triton.language as tl
 
 
 @triton.jit
-def exp2m1(x):
-    """`2^x - 1` for x <= 0, to about 1e-7 of the result however small x is.
+def decayed(state, x):
+    """`2^x * state` for x <= 0, to about 1e-7 of the result, and of what is lost where x is small.
 
-    A decay is 1 + this: formed as one number, 1 - 1e-6 would have lost two digits of the 1e-6, and a recurrence
-    multiplies that loss by its memory.
+    Formed as one number, a decay of 1 - 1e-6 would have lost two digits of the 1e-6, and a recurrence multiplies that
+    by its memory: so a decay above a half is 1 + (2^x - 1). One below is 2^x, which -1 + 2^x would round to 0.
     """
     x = tl.maximum(x, -126.0)
     shifted = x + 12582912.0  # 1.5 * 2^23: the nearest integer stands in the low bits
@@ -22,7 +22,8 @@ def exp2m1(x):
     q = q * f + 2.402264981e-1
     q = q * f + 6.931471806e-1
     power = ((shifted.to(tl.int32, bitcast=True) << 23) + 0x3F800000).to(tl.float32, bitcast=True)
-    return power * (q * f) + (power - 1.0)
+    whole = tl.where(x > -1.0, 1.0, 0.0)
+    return (power * (q * f) + (power - whole)) * state + whole * state
 
 
 @triton.jit

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mode_ssm.ops.gpu.elementwise import exp2m1, frame_at, sigmoid, softplus
+from mode_ssm.ops.gpu.elementwise import decayed, frame_at, sigmoid, softplus
 from mode_ssm.ops.gpu.registers import appended, prepended, stacked
 
 LN2 = tl.constexpr(0.6931471805599453)
@@ -20,9 +20,9 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def _decayed(state, exponent, PRECISE: tl.constexpr):
-    """`2^exponent * state`. PRECISE for float32 inputs: see `exp2m1`; the others do not hold what it saves."""
+    """`2^exponent * state`. PRECISE for float32 inputs: the others do not hold what it saves."""
     if PRECISE:
-        return exp2m1(exponent) * state + state
+        return decayed(state, exponent)
     else:
         return tl.exp2(exponent) * state
 

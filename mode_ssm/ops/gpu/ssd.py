@@ -32,9 +32,11 @@ class Tiling:
     stages: int = 2  # of the loads ahead of the products
 
     @classmethod
-    def of_dtype(cls, dtype: torch.dtype) -> Tiling:
-        """float32 products run outside of the matrix units, from registers: smaller tiles and more threads."""
-        return cls(32, 32, 8, 8, 1) if dtype == torch.float32 else cls()
+    def of(cls, dtype: torch.dtype, states: int) -> Tiling:
+        """Smaller tiles for float32, whose products run from registers, and for what shared memory would not hold."""
+        if dtype == torch.float32 or states > 128:
+            return cls(frames=32, width=32, forward_warps=8, backward_warps=8, stages=1)
+        return cls(backward_warps=4 if dtype == torch.bfloat16 and states <= 64 else 8)
 
 
 @triton.jit
@@ -155,14 +157,6 @@ def _backward_kernel(
         scores = tl.dot(C, tl.trans(B), input_precision=PRECISION) * between
         dmixing = tl.dot(dy, tl.trans(x), input_precision=PRECISION)
         mixing = (scores * steps[None]).to(OPERAND)
-        dscores = (dmixing * between * steps[None]).to(OPERAND)
-        # A frame's exponent lies between every frame before it and every one from it on. Summed over these pairs,
-        # and not as what cumulative sums leave when most of it cancels.
-        pairs = dmixing * scores
-        dsteps = tl.sum(pairs, 0)
-        after = tl.dot(upto, pairs * steps[None], input_precision=PRECISION)
-        dexponent = tl.sum(tl.where(q[:, None] > q[None], after, 0.0), 1) + across * tl.sum(start * dstate)
-
         dx = tl.dot(tl.trans(mixing), dy.to(OPERAND), input_precision=PRECISION)
         dx += tl.dot(B.to(OPERAND), tl.trans(dstate).to(OPERAND), input_precision=PRECISION) * added[:, None]
         dx += dy.to(tl.float32) * skip
@@ -170,6 +164,7 @@ def _backward_kernel(
         tl.store(dx_ptr + to, dx.to(dx_ptr.dtype.element_ty), mask=inside_x)
         dD += tl.sum(x.to(tl.float32) * dy.to(tl.float32), 1)
 
+        dscores = (dmixing * between * steps[None]).to(OPERAND)
         dB = tl.dot(x.to(OPERAND), dstate.to(OPERAND), input_precision=PRECISION)
         left = tl.sum(B.to(tl.float32) * dB, 1) * to_end  # d loss / d step, through the state behind the chunk
         dB = dB * added[:, None]
@@ -180,10 +175,16 @@ def _backward_kernel(
         dC += tl.dot(dscores, B.to(OPERAND), input_precision=PRECISION)
         tl.store(dC_ptr + slab + t[:, None] * states + n[None], dC, mask=inside_n)
 
-        dsteps += left
-        dexponent += tl.sum(tl.where(q[:, None] > q[None], (left * steps)[None], entered[None]), 1)
+        # A frame's exponent lies between every frame before it and every one from it on. Summed over these pairs,
+        # and not as what cumulative sums leave when most of it cancels.
+        pairs = dmixing * scores
+        direct = tl.sum(pairs, 0) + left
+        after = tl.dot(upto, pairs * steps[None], input_precision=PRECISION)
+        crossing = tl.where(q[:, None] > q[None], after + (left * steps)[None], entered[None])
+        dexponent = tl.sum(crossing, 1)
+        dexponent += across * tl.sum(start * dstate)
         to = ((block * batch + b) * time + t) * heads + head
-        tl.store(ddt_ptr + to, dsteps + a * dexponent, mask=inside)
+        tl.store(ddt_ptr + to, direct + a * dexponent, mask=inside)
         dA += steps * dexponent
 
         seen = dy.to(tl.float32) * from_start[:, None]
@@ -203,7 +204,7 @@ class SSD:
 
     def starts_shape(self, x: Tensor, A: Tensor, B: Tensor) -> tuple[int, ...]:
         """States that enter the chunks `(B, K, H, P, N)`."""
-        return (x.shape[0], triton.cdiv(x.shape[1], self._tiles(x).frames), *x.shape[2:], B.shape[2])
+        return (x.shape[0], triton.cdiv(x.shape[1], self._tiles(x, B).frames), *x.shape[2:], B.shape[2])
 
     def forward(
         self,
@@ -225,10 +226,10 @@ class SSD:
         kept = A.new_empty(self.starts_shape(x, A, B) if keep else (0,))
         initial = None if initial_state is None else initial_state.float().contiguous()
         with device_of(x):
-            _forward_kernel[self._grid(x)](
+            _forward_kernel[self._grid(x, B)](
                 x, dt, packed(A), B, C, packed(D), packed(lengths), initial, y, final, kept,
                 *x.stride()[:3], *dt.stride()[:2], *B.stride()[:2], *C.stride()[:2], *self._sizes(x, B),
-                **self._constants(x, B), REVERSE=reverse, KEEP=keep, num_warps=self._tiles(x).forward_warps,
+                **self._constants(x, B), REVERSE=reverse, KEEP=keep, num_warps=self._tiles(x, B).forward_warps,
             )  # fmt: skip
         return y, final, kept
 
@@ -248,7 +249,7 @@ class SSD:
     ) -> tuple[Tensor, ...]:
         batch, time, heads, width = x.shape
         states = B.shape[2]
-        blocks = self._grid(x)[1] // heads
+        blocks = self._grid(x, B)[1] // heads
         grad, x_, dt_, B_, C_ = (readable(tensor) for tensor in (grad_y.to(x.dtype), x, dt.float(), B, C))
         final = None if grad_final is None else grad_final.float().contiguous()
         dx = blank(x, (batch, time, heads, width), lengths)
@@ -257,12 +258,12 @@ class SSD:
         dA, dD = A.new_empty(2, batch * blocks, heads)
         dinitial = A.new_empty(batch, heads, width, states)
         with device_of(x):
-            _backward_kernel[self._grid(x)](
+            _backward_kernel[self._grid(x, B)](
                 grad, final, x_, dt_, packed(A), B_, C_, packed(D), packed(lengths), kept,
                 dx, ddt, dA, dB, dC, dD, dinitial,
                 *grad.stride()[:3], *x_.stride()[:3], *dt_.stride()[:2], *B_.stride()[:2], *C_.stride()[:2],
                 *self._sizes(x, B),
-                **self._constants(x, B), REVERSE=reverse, num_warps=self._tiles(x).backward_warps,
+                **self._constants(x, B), REVERSE=reverse, num_warps=self._tiles(x, B).backward_warps,
             )  # fmt: skip
         return (
             dx,
@@ -274,26 +275,26 @@ class SSD:
             dinitial,
         )
 
-    def _tiles(self, x: Tensor) -> Tiling:
-        return self._tiling or Tiling.of_dtype(x.dtype)
+    def _tiles(self, x: Tensor, B: Tensor) -> Tiling:
+        return self._tiling or Tiling.of(x.dtype, B.shape[2])
 
-    def _block(self, x: Tensor) -> int:
-        return min(self._tiles(x).width, power_of_two(x.shape[3], least=16))
+    def _block(self, x: Tensor, B: Tensor) -> int:
+        return min(self._tiles(x, B).width, power_of_two(x.shape[3], least=16))
 
-    def _grid(self, x: Tensor) -> tuple[int, int]:
-        return x.shape[0], x.shape[2] * triton.cdiv(x.shape[3], self._block(x))
+    def _grid(self, x: Tensor, B: Tensor) -> tuple[int, int]:
+        return x.shape[0], x.shape[2] * triton.cdiv(x.shape[3], self._block(x, B))
 
     def _sizes(self, x: Tensor, B: Tensor) -> tuple[int, ...]:
         """Time, heads, width, states, blocks, chunks."""
         _, time, heads, width = x.shape
-        blocks, chunks = triton.cdiv(width, self._block(x)), triton.cdiv(time, self._tiles(x).frames)
+        blocks, chunks = triton.cdiv(width, self._block(x, B)), triton.cdiv(time, self._tiles(x, B).frames)
         return time, heads, width, B.shape[2], blocks, chunks
 
     def _constants(self, x: Tensor, B: Tensor) -> dict[str, object]:
-        tiling = self._tiles(x)
+        tiling = self._tiles(x, B)
         return {
             "Q": tiling.frames,
-            "P": self._block(x),
+            "P": self._block(x, B),
             "N": power_of_two(B.shape[2], least=16),
             "OPERAND": tl.bfloat16 if x.dtype == torch.bfloat16 else tl.float32,
             "PRECISION": "ieee" if x.dtype == torch.float32 else "tf32",
