@@ -1,15 +1,16 @@
 """Pronunciations of words: any number for a word, any number of words for a pronunciation."""
 
-import re
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Self
 
-from mode_ssm.vocab import BLANK, SIL, ids_to_phonemes, phonemes_to_ids
+from mode_ssm import vocab
+from mode_ssm.lm import lexicon_file
+from mode_ssm.lm.lexicon_cache import Arrays, cached, fingerprint, pack_entries, unpack_entries
+from mode_ssm.lm.lexicon_file import RESERVED, Pronunciation, check_pronunciation, read_lexicon_file
 
-Pronunciation = tuple[int, ...]  # class ids, without blank and SIL
-
-_ALTERNATE = re.compile(r"(.+)\(\d+\)")
-_RESERVED = ("<s>", "</s>", "<unk>")
+log = logging.getLogger(__name__)
 
 
 class Lexicon:
@@ -24,52 +25,52 @@ class Lexicon:
         self._entries: dict[str, tuple[Pronunciation, ...]] = {}
         for word, pronunciations in entries.items():
             unique = tuple(dict.fromkeys(tuple(int(p) for p in phones) for phones in pronunciations))
-            if word in _RESERVED or not word or word != "".join(word.split()):
+            if word in RESERVED or not word or word != "".join(word.split()):
                 raise ValueError(f"{word!r} cannot be a word of a lexicon")
             if not unique:
                 raise ValueError(f"word {word!r} has no pronunciation")
             for phones in unique:
-                _check(word, phones)
+                check_pronunciation(word, phones)
             self._entries[word] = unique
 
     @classmethod
-    def read(cls, path: str | Path) -> "Lexicon":
-        """Read `word PH PH ...` lines (a repeated word is an alternate) or CMUdict.
+    def read(cls, path: str | Path) -> Self:
+        """Read CMUdict, a Kaldi dictionary or our own (see `read_lexicon_file`, also for the errors).
 
-        Of CMUdict: `word(2)` alternates, stress digits, `;;;` comment lines and `# ...` comments. Words are lowered.
-        Raises a one-line `ValueError` that names file and line for a line that cannot be understood.
+        Words are as `normalise_sentence` leaves them; spellings that this changes are counted in the log.
         """
-        path = Path(path)
-        entries: dict[str, list[Pronunciation]] = {}
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-        for number, line in enumerate(lines, start=1):
-            if line.startswith(";;;"):
-                continue
-            fields = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].split()
-            if not fields:
-                continue
-            word, phonemes = fields[0].lower(), fields[1:]
-            if alternate := _ALTERNATE.fullmatch(word):
-                word = alternate.group(1)
-            try:
-                phones = tuple(phonemes_to_ids(phonemes))
-                _check(word, phones)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from None
-            entries.setdefault(word, []).append(phones)
-        if not entries:
-            raise ValueError(f"{path}: no pronunciations; expected lines such as 'cat K AE T'")
-        try:
-            return cls(entries)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        found = read_lexicon_file(path)
+        if summary := found.summary():
+            log.info("%s: %s", path, summary)
+        return cls._of({word: tuple(pronunciations) for word, pronunciations in found.entries.items()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The same as `read`, by way of a compiled form in the user's cache folder, written at the first time."""
+        # The sources too: another reader may read another lexicon from the same file.
+        key = fingerprint(Path(path), *(Path(module.__file__ or "") for module in (lexicon_file, vocab)))
+        return cls._of(unpack_entries(cached(f"lexicon-{key}", lambda: cls.read(path).pack())))
+
+    @classmethod
+    def _of(cls, entries: dict[str, tuple[Pronunciation, ...]]) -> Self:
+        """Of entries that are known to be distinct and sound."""
+        lexicon = cls({})
+        lexicon._entries = entries
+        return lexicon
+
+    def pack(self) -> Arrays:
+        """Flat arrays (see `pack_entries`), equal for equal lexicons in the same order."""
+        return pack_entries(self._entries.items())
 
     def write(self, path: str | Path) -> None:
-        """One `word PH PH ...` line for every pronunciation; `read` gives the same lexicon back."""
-        lines = (f"{word} {' '.join(ids_to_phonemes(phones))}\n" for word in self for phones in self[word])
+        """One `word PH PH ...` line for every pronunciation; `read` gives the same lexicon back.
+
+        Raises `ValueError` for a word that no text can hold (see `normalise_sentence`), before anything is written.
+        """
+        for word in self:
+            if vocab.normalise_sentence(f"{word} ") != word:
+                raise ValueError(f"{path}: {word!r} is not spelled as text is; letters, apostrophes and hyphens only")
+        lines = (f"{word} {' '.join(vocab.ids_to_phonemes(phones))}\n" for word in self for phones in self[word])
         Path(path).write_text("".join(lines), encoding="utf-8")
 
     @property
@@ -80,7 +81,13 @@ class Lexicon:
         """The entries of `words` only; raises `ValueError` naming words that are missing."""
         words = list(dict.fromkeys(words))
         self._require(words)
-        return Lexicon({word: self._entries[word] for word in words})
+        return self._of({word: self._entries[word] for word in words})
+
+    def extended(self, entries: Mapping[str, Iterable[Iterable[int]]]) -> "Lexicon":
+        """This lexicon and after it the words of `entries`; raises `ValueError` naming words that it has already."""
+        if known := [word for word in entries if word in self]:
+            raise ValueError(f"{len(known)} word(s) are in the lexicon already: {', '.join(known[:5])}")
+        return self._of(self._entries | Lexicon(entries)._entries)
 
     def pronounce(self, sentence: str) -> list[Pronunciation]:
         """The first pronunciation of every word of a normalised sentence; `ValueError` names words that are missing."""
@@ -109,10 +116,3 @@ class Lexicon:
         return isinstance(other, Lexicon) and self._entries == other._entries
 
     __hash__ = None  # type: ignore[assignment]
-
-
-def _check(word: str, phones: Pronunciation) -> None:
-    if not phones:
-        raise ValueError(f"word {word!r} has an empty pronunciation")
-    if any(not BLANK < phone < SIL for phone in phones):
-        raise ValueError(f"pronunciation of {word!r} holds blank, SIL or an unknown id; the search places SIL itself")

@@ -40,7 +40,7 @@ def build_word_decoder(config: TrainConfig, data: TranscriptionData) -> CtcWordD
     if config.lm.lexicon is None and not beside.exists():
         logger.warning("no lexicon.txt beside the data and no lm.lexicon=...: phonemes are decoded, words are not")
         return None
-    lexicon = Lexicon.read(config.lm.lexicon or beside)
+    lexicon = Lexicon.load(config.lm.lexicon or beside)
     sentences = data.training_sentences()
     for path in config.lm.texts:
         with open(path, encoding="utf-8") as file:

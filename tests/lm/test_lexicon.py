@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from mode_ssm.decode.lexicon_tree import LexiconTree
 from mode_ssm.lm.lexicon import Lexicon
 from mode_ssm.vocab import phonemes_to_ids
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
+CMUDICT = Path(__file__).parents[2].parent / "shared" / "data" / "lexicon" / "cmudict.dict"
 
 
 def ids(text):
@@ -18,48 +19,37 @@ def write(tmp_path, text):
     return path
 
 
-def test_repeated_lines_and_numbered_words_are_alternates(tmp_path):
-    path = write(
-        tmp_path,
-        ";;; a comment\n# another\nREAD  R EH1 D\nread(2) R IY1 D\n\nread(3) R IY0 D\n"
-        "red R EH1 D # a colour\nyou Y UW\nyou Y AH\n'tis T IH1 Z\n",
-    )
-    lexicon = Lexicon.read(path)
-    assert lexicon.words == ("read", "red", "you", "'tis")
-    assert lexicon["read"] == (ids("R EH D"), ids("R IY D"))
-    assert lexicon["you"] == (ids("Y UW"), ids("Y AH"))
-    assert lexicon["red"] == (ids("R EH D"),)
-    assert lexicon.pronounce("you read") == [ids("Y UW"), ids("R EH D")]
+@pytest.fixture(scope="module")
+def cmudict():
+    if not CMUDICT.exists():
+        pytest.skip("CMUdict is not here")
+    return Lexicon.read(CMUDICT)
+
+
+def words_that_sound(lexicon, text):
+    """The words that the search's tree ends at this pronunciation."""
+    tree = LexiconTree.build(lexicon)
+    node = 0
+    for phone in ids(text):
+        children = tree.child[tree.child_start[node] : tree.child_start[node + 1]]
+        (node,) = [child for child in children if tree.label[child] == phone]
+    return [lexicon.words[i] for i in tree.word[tree.word_start[node] : tree.word_start[node + 1]]]
 
 
 def test_write_then_read_gives_the_same_lexicon(tmp_path):
-    lexicon = Lexicon({"b": [(3, 4), (5,)], "a": [(3, 4)]})
+    lexicon = Lexicon({"b": [(3, 4), (5,)], "a": [(3, 4)], "o'er-all": [(1,)]})
     lexicon.write(tmp_path / "out.txt")
-    assert (tmp_path / "out.txt").read_text() == "b AH AO\nb AW\na AH AO\n"
-    assert Lexicon.read(tmp_path / "out.txt") == lexicon
+    assert (tmp_path / "out.txt").read_text() == "b AH AO\nb AW\na AH AO\no'er-all AA\n"
+    again = Lexicon.read(tmp_path / "out.txt")
+    assert again == lexicon
+    assert again.words == lexicon.words
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("cat K AE T\ndog D XX G\n", "lexicon.txt, line 2: unknown phoneme 'XX'"),
-        ("cat\n", "lexicon.txt, line 1: word 'cat' has an empty pronunciation"),
-        ("cat K AE T SIL\n", "lexicon.txt, line 1: .* holds blank, SIL"),
-        ("# nothing\n", "lexicon.txt: no pronunciations"),
-        ("<s> K\n", "lexicon.txt: '<s>' cannot be a word"),
-    ],
-)
-def test_errors_name_file_and_line(tmp_path, text, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        Lexicon.read(write(tmp_path, text))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_file_that_is_not_text_is_named(tmp_path):
-    path = tmp_path / "lexicon.txt"
-    path.write_bytes(b"caf\xe9 K AE F EY\n")
-    with pytest.raises(ValueError, match=r"lexicon.txt: not UTF-8 text .* at byte 3"):
-        Lexicon.read(path)
+@pytest.mark.parametrize("word", ["w1", "a.m.", "read(2)", "#tag", "New"])
+def test_a_word_that_would_not_be_read_back_is_not_written(tmp_path, word):
+    with pytest.raises(ValueError, match="is not spelled as text is"):
+        Lexicon({"a": [(1,)], word: [(1,)]}).write(tmp_path / "out.txt")
+    assert not (tmp_path / "out.txt").exists()
 
 
 def test_missing_words_are_named():
@@ -71,12 +61,62 @@ def test_missing_words_are_named():
     assert lexicon.subset(["a", "a"]) == lexicon
 
 
-def test_cmudict_reads_whole():
-    path = DATA / "lexicon" / "cmudict.dict"
-    if not path.exists():
-        pytest.skip("CMUdict is not here")
-    lexicon = Lexicon.read(path)
-    assert len(lexicon) > 120_000
-    assert sum(len(lexicon[word]) for word in lexicon) > 130_000
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"a": []}, "word 'a' has no pronunciation"),
+        ({"a": [()]}, "word 'a' has an empty pronunciation"),
+        ({"a": [(1, 40)]}, "pronunciation of 'a' holds blank, SIL"),
+        ({"</s>": [(1,)]}, "'</s>' cannot be a word"),
+        ({"a b": [(1,)]}, "'a b' cannot be a word"),
+    ],
+)
+def test_unsound_entries_are_refused(entries, message):
+    with pytest.raises(ValueError, match=message):
+        Lexicon(entries)
+
+
+def test_extended_puts_new_words_last_and_changes_none():
+    lexicon = Lexicon({"b": [(1,)]})
+    longer = lexicon.extended({"a": [(2,), (3,), (2,)]})
+    assert longer.words == ("b", "a")
+    assert longer["a"] == ((2,), (3,))
+    assert lexicon.words == ("b",)
+    with pytest.raises(ValueError, match=r"1 word\(s\) are in the lexicon already: b"):
+        lexicon.extended({"b": [(2,)]})
+
+
+def test_load_equals_read_and_follows_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("MODE_SSM_CACHE", str(tmp_path / "cache"))
+    path = write(tmp_path, "read R EH1 D\nread R IY1 D\nheir EH R\nère EH R\n")
+    for _ in range(2):
+        loaded = Lexicon.load(path)
+        assert loaded == Lexicon.read(path)
+        assert loaded.words == ("read", "heir")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    write(tmp_path, "read R EH1 D\n")
+    assert Lexicon.load(path) == Lexicon({"read": [ids("R EH D")]})
+    with pytest.raises(ValueError, match="line 1: unknown phoneme"):
+        Lexicon.load(write(tmp_path, "read R XX D\n"))
+
+
+def test_cmudict_reads_whole(cmudict):
+    assert len(cmudict) > 120_000
+    assert sum(len(cmudict[word]) for word in cmudict) > 130_000
+    assert cmudict["d'artagnan"] == (ids("D AH R T AE NG Y AH N"),)
+    assert {ids("AE M"), ids("EY EH M")} == set(cmudict["am"])  # "a.m."
+    assert cmudict["is"] == (ids("IH Z"),)  # not the plural of the letter, "i.s"
+    assert cmudict["prof"] == (ids("P R AO F"), ids("P R AH F EH S ER"))  # has no entry but "prof."
+
+
+def test_words_that_peers_lose_are_in_the_tree(cmudict):
+    lexicon = cmudict.subset(word for word in cmudict if len(cmudict[word][0]) <= 4)
     assert set(lexicon["read"]) == {ids("R EH D"), ids("R IY D")}
-    assert lexicon["d'artagnan"] == (ids("D AH R T AE NG Y AH N"),)
+    assert {"you", "yu", "ewe", "u"} <= set(words_that_sound(lexicon, "Y UW"))
+    assert {"oh", "owe", "o"} <= set(words_that_sound(lexicon, "OW"))
+    assert {"heir", "air", "ere"} <= set(words_that_sound(lexicon, "EH R"))
+    assert {"read", "red"} <= set(words_that_sound(lexicon, "R EH D"))
+    assert {"read", "reed"} <= set(words_that_sound(lexicon, "R IY D"))
+    most = words_that_sound(lexicon, "L AO R IY")
+    assert len(most) > 6
+    assert set(most) == {word for word in lexicon if ids("L AO R IY") in lexicon[word]}

@@ -82,7 +82,7 @@ def corpus(seed, vocabulary, sentences):
 VOCABULARY = [f"w{i:02d}" for i in range(12)]
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("order", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("sentences", [3, 400])
 def test_estimate_equals_the_slow_reference(order, sentences):
     text = corpus(order, VOCABULARY[:-1], sentences)
