@@ -222,6 +222,8 @@ class CurriculumConfig:
 @dataclass(kw_only=True, slots=True)
 class LmConfig:
     lexicon: str | None = None  # null: lexicon.txt beside the data; without one only phonemes are decoded
+    guess_missing: bool = False  # guess pronunciations of words of the sentences that the lexicon lacks
+    model: str | None = None  # of scripts/train_lm.py, ARPA or KenLM; null: estimated from the sentences and `texts`
     texts: list[str] = field(
         default_factory=list
     )  # further text files, one sentence a line, beside the training sentences

@@ -14,9 +14,10 @@ from mode_ssm.models.mode_ssm import MODE_SSM
 from mode_ssm.report import ExampleTrial, choose_example, write_report
 from mode_ssm.submission import validate_submission, write_submission
 from mode_ssm.tasks.decoding import decode_trials
-from mode_ssm.tasks.evaluation import Evaluation, build_word_decoder, evaluate_split
+from mode_ssm.tasks.evaluation import Evaluation, evaluate_split
 from mode_ssm.tasks.transcription import restore_model
 from mode_ssm.tasks.transcription_data import TranscriptionData
+from mode_ssm.tasks.word_decoder import build_word_decoder
 from mode_ssm.train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from mode_ssm.train.distributed import available_cores
 

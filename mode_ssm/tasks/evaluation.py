@@ -1,9 +1,7 @@
-"""Evaluation of a model on a split: word decoder, decoding with and without adaptation, results, summary, example."""
+"""Evaluation of a model on a split: decoding with and without adaptation, results, summary, example."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,17 +9,12 @@ import torch
 from mode_ssm.adapt.test_time import Adaptation
 from mode_ssm.config import TrainConfig
 from mode_ssm.data.batch import TrialInfo
-from mode_ssm.decode.ctc_beam import CtcWordDecoder
-from mode_ssm.lm.lexicon import Lexicon
-from mode_ssm.lm.ngram import NGramLM
 from mode_ssm.metrics import seen_unseen_split
 from mode_ssm.models.mode_ssm import MODE_SSM
 from mode_ssm.tasks.decoding import DecodedTrial, decode_trials
 from mode_ssm.tasks.results import TrialResult, summarise
 from mode_ssm.tasks.transcription_data import TranscriptionData
-from mode_ssm.vocab import normalise_sentence
-
-logger = logging.getLogger(__name__)
+from mode_ssm.tasks.word_decoder import build_word_decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,31 +25,6 @@ class Evaluation:
     summary: dict[str, Any]
     decoded: dict[str, DecodedTrial]
     adaptations: dict[str, Adaptation] = field(default_factory=dict)
-
-
-def build_word_decoder(config: TrainConfig, data: TranscriptionData) -> CtcWordDecoder | None:
-    """The lexicon and the n-gram model of the training sentences in one decoder; None where there is no lexicon."""
-    beside = Path(config.data.root) / "lexicon.txt"
-    if config.lm.lexicon is None and not beside.exists():
-        logger.warning("no lexicon.txt beside the data and no lm.lexicon=...: phonemes are decoded, words are not")
-        return None
-    lexicon = Lexicon.load(config.lm.lexicon or beside)
-    sentences = data.training_sentences()
-    for path in config.lm.texts:
-        with open(path, encoding="utf-8") as file:
-            sentences += [normalise_sentence(line) for line in file if line.strip()]
-    lm = NGramLM.estimate(sentences, config.lm.order, lexicon.words)
-    decode = config.decode
-    return CtcWordDecoder(
-        lexicon,
-        lm,
-        beam_size=decode.beam_size,
-        nbest=decode.nbest,
-        acoustic_scale=decode.acoustic_scale,
-        lm_scale=decode.lm_scale,
-        word_bonus=decode.word_bonus,
-        blank_penalty=decode.blank_penalty,
-    )
 
 
 def evaluate_split(

@@ -1,0 +1,90 @@
+"""The word decoder that a configuration asks for, on simulated sentences."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mode_ssm.compose import load_train_config
+from mode_ssm.config import TrainConfig
+from mode_ssm.data.simulator import simulate
+from mode_ssm.lm.lexicon import Lexicon
+from mode_ssm.lm.ngram import NGramLM
+from mode_ssm.tasks.transcription_data import TranscriptionData
+from mode_ssm.tasks.word_decoder import build_word_decoder
+from mode_ssm.vocab import BLANK, NUM_CLASSES
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("decoder") / "tiny"
+    simulate(path, "tiny", 0, progress=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(root: Path) -> TranscriptionData:
+    return TranscriptionData.open(configured(root).data, 0, progress=False)
+
+
+def configured(root: Path, *overrides: str) -> TrainConfig:
+    return load_train_config([f"data.root={root}", *overrides])
+
+
+def spell(word: str, lexicon: Lexicon) -> np.ndarray:
+    """Log-probabilities (T, V) that say a word's first pronunciation and nothing else."""
+    frames = []
+    for phone in lexicon[word][0]:
+        for label in (phone, BLANK):
+            frame = np.full(NUM_CLASSES, -20.0)
+            frame[label] = 0.0
+            frames.append(frame)
+    return np.array(frames)
+
+
+def test_words_of_the_training_sentences_are_decoded(root: Path, data: TranscriptionData) -> None:
+    decoder = build_word_decoder(configured(root), data)
+    lexicon = Lexicon.read(root / "lexicon.txt")
+    word = data.training_sentences()[0].split()[0]
+    assert decoder is not None
+    assert decoder.decode(spell(word, lexicon))[0].words[0] in lexicon
+
+
+def test_a_model_of_another_run_replaces_the_estimate(root: Path, data: TranscriptionData, tmp_path: Path) -> None:
+    lexicon = Lexicon.read(root / "lexicon.txt")
+    estimated = NGramLM.estimate(data.training_sentences(), 3, lexicon.words)
+    decoders = [build_word_decoder(configured(root), data)]
+    for name, write in (("lm.ngram", estimated.save), ("lm.arpa.gz", estimated.write_arpa)):
+        write(tmp_path / name)
+        decoders.append(build_word_decoder(configured(root, f"lm.model={tmp_path / name}"), data))
+    frames = spell(data.training_sentences()[0].split()[0], lexicon)
+    best = [decoder.decode(frames)[0] for decoder in decoders if decoder is not None]
+    assert len(best) == 3
+    assert {hypothesis.words for hypothesis in best} == {best[0].words}
+    assert [hypothesis.lm_score for hypothesis in best] == pytest.approx([best[0].lm_score] * 3, abs=1e-4)
+
+
+def test_a_model_that_is_not_there_ends_in_one_line(root: Path, data: TranscriptionData) -> None:
+    with pytest.raises(ValueError, match=r"lm\.model=nowhere\.arpa: no such file"):
+        build_word_decoder(configured(root, "lm.model=nowhere.arpa"), data)
+
+
+def test_missing_words_are_guessed_and_written_down(
+    root: Path, data: TranscriptionData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lexicon = Lexicon.read(root / "lexicon.txt")
+    missing = max(data.training_sentences()[0].split(), key=len)
+    shorter = tmp_path / "shorter.txt"
+    lexicon.subset([word for word in lexicon.words if word != missing]).write(shorter)
+    config = configured(root, f"lm.lexicon={shorter}", f"run_dir={tmp_path / 'run'}", "lm.guess_missing=true")
+    with caplog.at_level(logging.WARNING):
+        decoder = build_word_decoder(config, data)
+    assert decoder is not None
+    assert missing in decoder.words
+    assert (tmp_path / "run" / "guessed_pronunciations.txt").read_text().startswith(missing)
+    assert "1 of 1 missing words have guessed pronunciations" in caplog.text
+
+
+def test_without_a_lexicon_there_is_no_decoder(data: TranscriptionData, tmp_path: Path) -> None:
+    assert build_word_decoder(configured(tmp_path), data) is None
