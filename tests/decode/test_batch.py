@@ -1,7 +1,10 @@
+import pickle
+
 import numpy as np
 import pytest
 
 from mode_ssm.decode.batch import decode_batch
+from mode_ssm.decode.beam_kernel import advance
 from mode_ssm.decode.ctc_beam import CtcWordDecoder
 from mode_ssm.lm.lexicon import Lexicon
 from mode_ssm.lm.ngram import NGramLM
@@ -40,3 +43,12 @@ def test_no_utterances_and_no_processes(decoder):
     assert decode_batch(decoder, [], processes=4) == []
     with pytest.raises(ValueError, match="processes must be at least 1, not 0"):
         decode_batch(decoder, [], processes=0)
+
+
+def test_a_copy_of_a_decoder_runs_the_same_compiled_code(decoder):
+    copy = pickle.loads(pickle.dumps(decoder))
+    assert not any(array.flags.writeable for array in (*copy._graph.tree, *copy._graph.lm))
+    log_probs = list(utterances(3))
+    compiled = len(advance.signatures)
+    assert [copy.decode(item) for item in log_probs] == [decoder.decode(item) for item in log_probs]
+    assert len(advance.signatures) == max(compiled, 1)

@@ -3,19 +3,23 @@
 import itertools
 import math
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scorers import Asked, Untied, Walked
 
 from mode_ssm.decode.ctc_beam import CtcWordDecoder
+from mode_ssm.decode.ctc_beam_reference import decode_reference
 from mode_ssm.lm.lexicon import Lexicon
 from mode_ssm.lm.ngram import NGramLM
 from mode_ssm.vocab import BLANK, NUM_CLASSES, SIL, phonemes_to_ids
 
 WIDE = 10**6
+CMUDICT = Path(__file__).resolve().parents[3] / "shared" / "data" / "lexicon" / "cmudict.dict"
 
 
 def collapse(labels):
@@ -87,17 +91,20 @@ lexicons = st.lists(pronunciations, min_size=1, max_size=4).map(
 @given(
     lexicon=lexicons,
     frames=st.integers(1, 5),
-    order=st.integers(1, 3),
+    order=st.integers(1, 6),
+    asked=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
     acoustic_scale=st.sampled_from([1.0, 0.4]),
     lm_scale=st.sampled_from([0.0, 1.0, 1.7]),
     word_bonus=st.sampled_from([0.0, 0.9, -0.5]),
     blank_penalty=st.sampled_from([0.0, 1.5]),
 )
-def test_a_wide_beam_equals_brute_force(lexicon, frames, order, seed, **scales):
+def test_a_wide_beam_equals_brute_force(lexicon, frames, order, asked, seed, **scales):
     rng = np.random.default_rng(seed)
     sentences = [" ".join(rng.choice(lexicon.words, rng.integers(1, 5))) for _ in range(8)]
-    lm = NGramLM.estimate(sentences, order, lexicon.words)
+    lm = Walked(NGramLM.estimate(sentences, order, lexicon.words))
+    if asked:
+        lm = Asked(lm)
     log_probs = random_log_probs(rng, frames)
     expected, acoustic = brute_force(log_probs, lexicon, lm, **scales)
     found = CtcWordDecoder(lexicon, lm, beam_size=WIDE, nbest=WIDE, **scales).decode(log_probs)
@@ -112,6 +119,46 @@ def test_a_wide_beam_equals_brute_force(lexicon, frames, order, seed, **scales):
         assert hypothesis.lm_score == pytest.approx(lm.sequence_log_prob(hypothesis.words), abs=1e-9)
     scores = [hypothesis.score for hypothesis in found]
     assert scores == sorted(scores, reverse=True)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    lexicon=st.lists(pronunciations, min_size=1, max_size=25).map(
+        lambda entries: Lexicon({f"w{i}": entry for i, entry in enumerate(entries)})
+    ),
+    frames=st.integers(0, 30),
+    beam_size=st.sampled_from([1, 3, 20, 150]),
+    beam_threshold=st.sampled_from([math.inf, 5.0]),
+    seed=st.integers(0, 2**32 - 1),
+    acoustic_scale=st.sampled_from([1.0, 0.4]),
+    lm_scale=st.sampled_from([0.3, 1.7]),
+    word_bonus=st.sampled_from([0.0, 0.9, -0.5]),
+)
+def test_a_narrow_beam_equals_the_reference(lexicon, frames, seed, **options):
+    rng = np.random.default_rng(seed)
+    log_probs = random_log_probs(rng, frames)
+    log_probs[:, [1, 2, 3, SIL]] += 3
+    log_probs[rng.random(log_probs.shape) < 0.02] = -np.inf
+    decoder = CtcWordDecoder(lexicon, Untied(), nbest=12, **options)
+    found, expected = decoder.decode(log_probs), decode_reference(decoder, log_probs)
+    assert [hypothesis.words for hypothesis in found] == [hypothesis.words for hypothesis in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.score == pytest.approx(theirs.score, abs=1e-9)
+        assert ours.acoustic_score == pytest.approx(theirs.acoustic_score, abs=1e-9)
+        assert ours.lm_score == pytest.approx(theirs.lm_score, abs=1e-9)
+
+
+def test_an_automaton_scores_as_its_model_does_when_asked():
+    rng = np.random.default_rng(3)
+    lexicon = Lexicon({f"w{i}": [tuple(rng.integers(1, 6, rng.integers(1, 4)))] for i in range(40)})
+    lm = NGramLM.estimate([" ".join(rng.choice(lexicon.words, 6)) for _ in range(60)], 4, lexicon.words)
+    asked = Asked(Walked(lm))
+    log_probs = random_log_probs(rng, 60)
+    options = {"beam_size": 60, "word_bonus": 1.0}
+    found = CtcWordDecoder(lexicon, asked, **options).decode(log_probs)
+    assert found == CtcWordDecoder(lexicon, lm, **options).decode(log_probs)
+    assert found[0].lm_score == pytest.approx(lm.sequence_log_prob(found[0].words), rel=1e-6)
+    assert asked.asked > 100
 
 
 def test_acoustic_score_equals_ctc_loss_summed_over_silences():
@@ -251,6 +298,7 @@ def test_bad_log_probs_are_named(log_probs, message):
     [
         ({"beam_size": 0}, "beam_size must be at least 1, not 0"),
         ({"nbest": 0}, "nbest must be at least 1"),
+        ({"beam_threshold": 0.0}, "beam_threshold must be positive, not 0.0"),
         ({"acoustic_scale": 0.0}, "acoustic_scale must be positive"),
         ({"lm_scale": -1.0}, "lm_scale must not be negative"),
     ],
@@ -258,6 +306,55 @@ def test_bad_log_probs_are_named(log_probs, message):
 def test_bad_settings_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         CtcWordDecoder(Lexicon({"a": [(1,)]}), NGramLM.estimate(["a"], 1), **options)
+
+
+def test_words_carry_their_frames_and_confidences():
+    lexicon = Lexicon({"a": [(1, 2)], "b": [(3,)], "c": [(3, 4)], "d": [(7,)]})
+    lm = NGramLM.estimate(["a b", "b a", "a c", "d"], 2)
+    labels = [0, 1, 1, 0, 2, 2, SIL, 0, 3, 0, 0]
+    found = CtcWordDecoder(lexicon, lm, beam_size=1000, nbest=1000).decode(emissions(labels, confidence=0.999))
+    best = found[0]
+    assert best.words == ("a", "b")
+    assert (best.start_frames, best.end_frames) == ((1, 8), (6, 9))
+    weights = np.exp([hypothesis.score - best.score for hypothesis in found])
+    with_a = [hypothesis.words[:1] == ("a",) and hypothesis.start_frames[0] < 6 for hypothesis in found]
+    assert best.confidences[0] == pytest.approx(weights[with_a].sum() / weights.sum(), abs=1e-3)
+    assert 0.9 < best.confidences[0] <= 1.0
+    for hypothesis in found:
+        lengths = {len(hypothesis.words), len(hypothesis.start_frames), len(hypothesis.confidences)}
+        assert lengths == {len(hypothesis.end_frames)}
+        times = np.array([hypothesis.start_frames, hypothesis.end_frames]).T.ravel()
+        assert np.all(np.diff(times) >= 0)
+        assert times[0] >= 0
+        assert times[-1] <= len(labels)
+
+
+def test_equally_likely_homophones_share_the_confidence():
+    lexicon = Lexicon({"two": [(1, 2)], "too": [(1, 2)]})
+    lm = NGramLM.estimate(["two", "too"], 1)
+    found = CtcWordDecoder(lexicon, lm).decode(emissions([1, 2]))
+    assert [hypothesis.words for hypothesis in found[:2]] == [("too",), ("two",)]
+    assert [hypothesis.confidences[0] for hypothesis in found[:2]] == pytest.approx([0.5, 0.5], abs=0.01)
+
+
+@pytest.mark.skipif(not CMUDICT.exists(), reason="CMUdict is not here")
+def test_words_that_other_decoders_lose_are_found_with_the_whole_dictionary():
+    lexicon = Lexicon.read(CMUDICT)
+    sentences = ["you read oh heir", "heir read you oh", "oh you read", "read heir oh"]
+    lm = NGramLM.estimate(sentences, 3, lexicon.words)
+    decoder = CtcWordDecoder(lexicon, lm, beam_size=100)
+    for sentence in sentences[:2]:
+        for pronunciation in (0, 1):
+            spoken = [lexicon[word][pronunciation if word == "read" else 0] for word in sentence.split()]
+            labels = [label for phones in spoken for phone in (*phones, SIL) for label in (phone, phone, 0)]
+            assert decoder.decode(emissions(labels))[0].text == sentence
+    assert len(lexicon["read"]) == 2
+    homophones = {word for word in lexicon if lexicon["air"][0] in lexicon[word]}
+    assert len(homophones) > 6
+    wide = CtcWordDecoder(lexicon, lm, beam_size=2000, nbest=2000)
+    labels = [label for phone in lexicon["air"][0] for label in (phone, 0)]
+    found = wide.decode(emissions(labels, confidence=0.999))
+    assert homophones <= {hypothesis.text for hypothesis in found}
 
 
 def test_a_lexicon_word_without_probability_is_an_error():
