@@ -80,7 +80,7 @@ def request(spec: str) -> None:
             raise ValueError(f"backend {name} was asked for and cannot run here: {reason}")
         if name == "cpu" and not _cpu_backend():
             raise ValueError(f"backend cpu was asked for and cannot run here: {why_not('cpu-portable')}")
-    _requested = wanted
+    _requested = spec
     _chosen.clear()
 
 
@@ -101,10 +101,9 @@ def choose(op: str, device: str, dtype: torch.dtype) -> str:
 @cache
 def kernel(op: str, name: str) -> Any:
     """The object that implements `op` on backend `name`; its class states the contract."""
-    family = "cpu" if name in CPU_BACKENDS else name
-    module, kind = _KERNELS[op][family].split(":")
+    module, kind = _KERNELS[op][_family(name)].split(":")
     implementation = getattr(import_module(module), kind)
-    return implementation(library(name.removeprefix("cpu-"))) if family == "cpu" else implementation()
+    return implementation(library(name.removeprefix("cpu-"))) if name in CPU_BACKENDS else implementation()
 
 
 def step(op: str, state: Tensor) -> Any:
@@ -122,8 +121,12 @@ def _step_kernel(op: str, name: str) -> Any:
 
 def offered(op: str) -> tuple[str, ...]:
     """Backends that implement `op`, wherever they may run."""
-    families = _KERNELS[op]
-    return tuple(name for name in NAMES if name == "torch" or ("cpu" if name in CPU_BACKENDS else name) in families)
+    return tuple(name for name in NAMES if name == "torch" or _family(name) in _KERNELS[op])
+
+
+def _family(name: str) -> str:
+    """The key of a backend in `_KERNELS`."""
+    return "cpu" if name in CPU_BACKENDS else name
 
 
 @cache
@@ -209,10 +212,8 @@ def _wrong_device(name: str, device: str) -> str | None:
 @cache
 def _cpu_backend() -> str | None:
     """The widest compiled kernels that this CPU runs; None, said once, where nothing can be compiled."""
-    for level in usable_levels():
-        reason = why_not(f"cpu-{level}")
-        if reason is None:
-            return f"cpu-{level}"
+    name = f"cpu-{usable_levels()[0]}"
+    if reason := why_not(name):
         log.warning("compiled kernels are off: %s; ops take the torch path, same numbers, several times slower", reason)
         return None
-    return None
+    return name

@@ -6,7 +6,7 @@ packages themselves need a GPU.
 
 import sys
 from collections.abc import Iterator
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -160,7 +160,7 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "causal_conv1d_cuda", FakeConv("causal_conv1d_cuda"))
     for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton", "causal_conv1d"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    functions: Any = SimpleNamespace()
+    functions: Any = ModuleType("causal_conv1d.cpp_functions")
     functions.causal_conv1d_fwd_function = FakeConv("functions").forward
     functions.causal_conv1d_bwd_function = FakeConv("functions").backward
     monkeypatch.setitem(sys.modules, "causal_conv1d.cpp_functions", functions)

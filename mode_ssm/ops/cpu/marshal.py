@@ -6,7 +6,6 @@ import ctypes
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -26,12 +25,6 @@ def readable(tensor: Tensor) -> Tensor:
     """float32 with a contiguous last dimension, so that `Rows` can describe it; a view of a projection stays a view."""
     tensor = tensor.to(torch.float32)
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
-
-
-def pad_last(tensor: Tensor, multiple: int) -> Tensor:
-    """Zeros behind the last dimension up to a multiple; the tensor itself where it is one already."""
-    missing = -tensor.shape[-1] % multiple
-    return F.pad(tensor, (0, missing)) if missing else tensor
 
 
 def padded(size: int, multiple: int) -> int:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mode_ssm.ops.cpu.library import Library
-from mode_ssm.ops.cpu.marshal import Rows, arguments, lengths_or_full, pad_last, padded, readable, splits_for
+from mode_ssm.ops.cpu.marshal import Rows, arguments, lengths_or_full, padded, readable, splits_for
+from mode_ssm.ops.shapes import pad_last
 
 CHUNK_FRAMES = 32  # two buffers of CHUNK_FRAMES * BLOCK vectors, and two sums, fit into a first-level cache
 BLOCK = 4  # states that the kernel holds in registers at a time

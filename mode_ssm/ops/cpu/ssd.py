@@ -10,7 +10,8 @@ import ctypes
 from torch import Tensor
 
 from mode_ssm.ops.cpu.library import Library
-from mode_ssm.ops.cpu.marshal import Rows, arguments, lengths_or_full, pad_last, padded, readable, splits_for
+from mode_ssm.ops.cpu.marshal import Rows, arguments, lengths_or_full, padded, readable, splits_for
+from mode_ssm.ops.shapes import pad_last
 
 CHUNK_FRAMES = 32
 BLOCK = 8  # states that the kernel holds in registers at a time, at most

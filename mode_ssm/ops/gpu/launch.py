@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mode_ssm.ops.lengths import length_mask
@@ -24,12 +23,6 @@ def readable(tensor: Tensor) -> Tensor:
 def packed(tensor: Tensor | None) -> Tensor | None:
     """Contiguous, where it is given at all: of what the kernels read without strides."""
     return None if tensor is None else tensor.contiguous()
-
-
-def pad_last(tensor: Tensor, multiple: int) -> Tensor:
-    """Zeros behind the last dimension up to a multiple; the tensor itself where it is one already."""
-    missing = -tensor.shape[-1] % multiple
-    return F.pad(tensor, (0, missing)) if missing else tensor
 
 
 def power_of_two(size: int, least: int) -> int:

@@ -11,8 +11,9 @@ import torch
 import triton
 from torch import Tensor
 
-from mode_ssm.ops.gpu.launch import blank, device_of, packed, pad_last, power_of_two, readable, summed_slabs
+from mode_ssm.ops.gpu.launch import blank, device_of, packed, power_of_two, readable, summed_slabs
 from mode_ssm.ops.gpu.selective_scan_kernels import backward_kernel, forward_kernel, softplus_kernel
+from mode_ssm.ops.shapes import pad_last
 
 WARP = 32
 NEIGHBOURS = 4  # states of one thread: a 16-byte access of float32
