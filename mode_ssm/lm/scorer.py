@@ -4,6 +4,8 @@ from abc import abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 
 class Scorer(Protocol):
     """An incremental language model over words. Natural logarithms throughout.
@@ -39,3 +41,31 @@ class Scorer(Protocol):
             log_prob, state = self.score(state, word)
             total += log_prob
         return total + self.end(state)
+
+
+class BatchScorer(Protocol):
+    """A language model that scores many histories at once, as a network does: for rescoring and delayed fusion.
+
+    A state stands for everything the model remembers of a history; states are not changed by `advance`, so that many
+    continuations may start from one. Natural logarithms throughout.
+    """
+
+    @abstractmethod
+    def start(self) -> Any:
+        """The state at the start of a sentence."""
+        ...
+
+    @abstractmethod
+    def advance(self, states: Sequence[Any], words: Sequence[str]) -> tuple[np.ndarray, list[Any]]:
+        """log P(words[i] | states[i]) (n,) float64, and the states after the words."""
+        ...
+
+    @abstractmethod
+    def end(self, states: Sequence[Any]) -> np.ndarray:
+        """log P(sentence end | states[i]) (n,) float64."""
+        ...
+
+    @abstractmethod
+    def sentence_log_probs(self, sentences: Sequence[Sequence[str]]) -> np.ndarray:
+        """log P of whole sentences, their ends included: (n,) float64."""
+        ...
