@@ -174,7 +174,8 @@ def pull(frame: np.ndarray, tree: TreeArrays, search: SearchArrays, settings: Se
         elif node == SIL:
             pool = histories.pool[history]
             hypotheses.pool_open[pool] |= bit
-            inflow, source = hypotheses.pool_speech[pool] + frame[SIL], hypotheses.pool_speech_best[pool]
+            inflow = hypotheses.pool_speech[pool] + frame[SIL] + settings.silence_score
+            source = hypotheses.pool_speech_best[pool]
         elif node > 0:
             if last_end == now and labelled > blank:
                 last_end = now + 1  # the last phoneme is held

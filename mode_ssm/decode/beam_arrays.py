@@ -18,14 +18,19 @@ _NamedArrays = TypeVar("_NamedArrays", bound="HistoryArrays | CandidateArrays | 
 
 
 class Settings(NamedTuple):
-    """compiled: whether the language model is an automaton; else its scores are asked for, one by one."""
+    """lm_scale: of both language models together where a second one is fused late. silence_score: added to the
+    log-probability of what enters SIL. compiled: whether the language model is an automaton; else its scores are asked
+    for, one by one. delayed: whether a second language model scores histories later.
+    """
 
     beam_size: int
     beam_threshold: float
     acoustic_scale: float
     lm_scale: float
     word_bonus: float
+    silence_score: float
     compiled: bool
+    delayed: bool
 
 
 class TreeArrays(NamedTuple):
@@ -121,7 +126,10 @@ class CandidateArrays(NamedTuple):
 
 class HistoryArrays(NamedTuple):
     """A tree of word sequences; the parent comes before its children. lm_log_prob is of all words from the start of the
-    sentence, fused what they add to the score. parent_begin, parent_end: frames of the word before the last.
+    sentence, fused what they add to the score. correction: the part of fused that a second language model brought;
+    late_state: its state after the last word, -1 while it has not seen the last word; gain: the most that it likes a
+    known longer history better than the first model does.
+    parent_begin, parent_end: frames of the word before the last.
     """
 
     parent: np.ndarray
@@ -130,6 +138,9 @@ class HistoryArrays(NamedTuple):
     lm_state: np.ndarray
     lm_log_prob: np.ndarray
     fused: np.ndarray
+    correction: np.ndarray
+    late_state: np.ndarray
+    gain: np.ndarray
     parent_begin: np.ndarray
     parent_end: np.ndarray
     pool: np.ndarray
@@ -161,8 +172,8 @@ class SearchArrays(NamedTuple):
 
 
 _DTYPES: dict[str, Any] = {
-    **dict.fromkeys(("blank", "label", "total", "score", "scratch", "lm_log_prob", "fused", "mass"), np.float64),
-    **dict.fromkeys(("pool_total", "pool_speech"), np.float64),
+    **dict.fromkeys(("blank", "label", "total", "score", "scratch", "lm_log_prob", "mass"), np.float64),
+    **dict.fromkeys(("fused", "correction", "gain", "pool_total", "pool_speech"), np.float64),
     **dict.fromkeys(("open_children", "pool_labels", "pool_open", "pool_stamp"), np.int64),
 }
 

@@ -132,10 +132,10 @@ def _enter_prefixes(
     enter_bound, word_bound, look_ahead = tree.enter_bound, tree.word_bound, tree.look_ahead
     ended_entry, ended_source, ended_mass = candidates.entry, candidates.source, candidates.mass
     scale, now = settings.acoustic_scale, search.counters[FRAMES]
-    count, num_ends, bound = search.counters[HYPOTHESES], 0, floor - _SLACK
+    count, num_ends = search.counters[HYPOTHESES], 0
     for i in range(search.counters[HYPOTHESES]):
         history, node = hypothesis_history[i], hypothesis_node[i]
-        fused = histories.fused[history]
+        fused, bound = histories.fused[history], floor - _SLACK - histories.gain[history]
         if node > SIL:
             total, repeated = hypotheses.total[i], np.int64(1) << np.int64(labels[node])
             source, opened, begin = i, hypotheses.open_children[i], hypotheses.begin[i]
@@ -145,7 +145,7 @@ def _enter_prefixes(
                 continue
             total, repeated = hypotheses.pool_total[pool], hypotheses.pool_labels[pool]
             source, opened, begin, node = -2 - pool, hypotheses.pool_open[pool], now, 0
-            mass = hypotheses.pool_speech[pool] + frame[SIL]
+            mass = hypotheses.pool_speech[pool] + frame[SIL] + settings.silence_score
             score = scale * mass + (fused + look_ahead[SIL])
             if (opened >> SIL) & 1 == 0 and score > -np.inf and score >= floor:
                 speech = hypotheses.pool_speech_best[pool]
@@ -208,17 +208,18 @@ def _end_words(
     hypotheses, candidates, histories, arcs = search.hypotheses, search.candidates, search.histories, search.arcs
     hypothesis_history, hypothesis_node, pool_best = hypotheses.history, hypotheses.node, hypotheses.pool_best
     parents, words, fused, lm_state = histories.parent, histories.word, histories.fused, histories.lm_state
+    gain = histories.gain
     history_table, active = search.history_table, (search.active_table, search.active_stamp)
     entries, sources, masses = candidates.entry, candidates.source, candidates.mass
     tree_word, word_bound, lm_word = tree.word, tree.word_bound, tree.lm_word
     arc_key, arc_log_prob = arcs.key, arcs.log_prob
     arc_mask, stamp = len(arc_key) - 1, search.counters[STAMP]
-    wanted, bound = 0, floor - _SLACK
+    wanted = 0
     for place in range(num_ends):
         entry, source, mass = entries[place], sources[place], masses[place]
         origin = source if source >= 0 else pool_best[-2 - source]
         history = hypothesis_history[origin]
-        if settings.acoustic_scale * mass + fused[history] + word_bound[entry] < bound:
+        if settings.acoustic_scale * mass + fused[history] + word_bound[entry] < floor - _SLACK - gain[history]:
             continue
         word, boundary = tree_word[entry], np.int64(tree.word_label[entry])
         longer = find_history(history_table, parents, words, history, word)
@@ -226,6 +227,7 @@ def _end_words(
             if find_hypothesis(*active, hypothesis_history, hypothesis_node, stamp, longer, boundary) >= 0:
                 continue  # it pulls for itself
             lm_log_prob, next_state = histories.lm_log_prob[longer], histories.lm_state[longer]
+            correction = histories.correction[longer]
         else:
             key = pair(lm_state[history], lm_word[word])
             if settings.compiled:
@@ -239,7 +241,9 @@ def _end_words(
                     wanted += 1
                     continue
             lm_log_prob, next_state = histories.lm_log_prob[history] + arc_log_prob[slot], arcs.next_state[slot]
-        added = fused_score(settings.lm_scale, settings.word_bonus, lm_log_prob, histories.num_words[history] + 1)
+            correction = histories.correction[history]
+        num_words = histories.num_words[history] + 1
+        added = fused_score(settings.lm_scale, settings.word_bonus, lm_log_prob, num_words, correction)
         if tree.siblings[entry] > 1:
             mass, best = word_mass(tree, search, history, word, boundary)
             if best != source:

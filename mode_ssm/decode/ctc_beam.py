@@ -10,8 +10,9 @@ few lines of `ctc_beam_reference` find.
 Shapes: T frames, V classes, H hypotheses.
 """
 
+import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from mode_ssm.decode.beam_arrays import (
     new_search,
 )
 from mode_ssm.decode.beam_kernel import advance
+from mode_ssm.decode.delayed_fusion import DelayedFusion, LateScores
 from mode_ssm.decode.history_kernel import fill_history_table, shared_history, spell, word_posteriors
 from mode_ssm.decode.lexicon_tree import LexiconTree
 from mode_ssm.decode.lm_fusion import LmFusion
@@ -41,10 +43,12 @@ from mode_ssm.vocab import BLANK, NUM_CLASSES
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hypothesis:
-    """A word sequence. score = acoustic_scale * acoustic_score + lm_scale * lm_score + word_bonus * len(words).
+    """A word sequence. score = acoustic_scale * acoustic_score + lm_scale * lm_score + word_bonus * len(words), where a
+    second language model of weight w makes the middle term lm_scale * ((1 - w) * lm_score + w * late_lm_score).
 
     acoustic_score: log-probability of the frames, summed over pronunciations, silences and alignments (blank penalty
-    included). lm_score: log-probability of the words and the sentence end. Of every word: the frame in which its first
+    and silence score included). lm_score: log-probability of the words and the sentence end; late_lm_score: by the
+    second language model, if there is one. Of every word: the frame in which its first
     phoneme begins and the one after its last phoneme's, on the way through the search that had most mass; and the
     confidence, the part of the probability (softmax of the scores of all complete hypotheses in the beam) that belongs
     to those with the same word at an overlapping time.
@@ -57,6 +61,7 @@ class Hypothesis:
     start_frames: tuple[int, ...] = ()
     end_frames: tuple[int, ...] = ()
     confidences: tuple[float, ...] = ()
+    late_lm_score: float | None = None
 
     @property
     def text(self) -> str:
@@ -66,9 +71,10 @@ class Hypothesis:
 class CtcSearchState:
     """The beam of one utterance or stream. Made by `CtcWordDecoder.start`, changed by `step`."""
 
-    def __init__(self, search: SearchArrays, asked: AskedScores | None) -> None:
+    def __init__(self, search: SearchArrays, asked: AskedScores | None, late: LateScores | None) -> None:
         self.search = search
         self.asked = asked
+        self.late = late
 
     @property
     def num_frames(self) -> int:
@@ -76,54 +82,78 @@ class CtcSearchState:
         return int(self.search.counters[FRAMES])
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchOptions:
+    """Sizes and scales of a word search.
+
+    blank_penalty is taken off the blank's log-probability at every frame. silence_score is added to the log-probability
+    of a labelling for each silence in it (at most one before and after every word); minus infinity forbids silence.
+    After every frame the best beam_size hypotheses stay, of these only those whose score is within beam_threshold of
+    the best. nbest: how many word sequences are returned.
+    """
+
+    beam_size: int = 100
+    nbest: int = 10
+    acoustic_scale: float = 1.0
+    lm_scale: float = 1.0
+    word_bonus: float = 0.0
+    blank_penalty: float = 0.0
+    silence_score: float = 0.0
+    beam_threshold: float = math.inf
+
+    def __post_init__(self) -> None:
+        for key in ("beam_size", "nbest"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        for key in ("acoustic_scale", "beam_threshold"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key} must be positive, not {getattr(self, key)}")
+        for key in ("lm_scale", "word_bonus", "blank_penalty"):
+            if not math.isfinite(getattr(self, key)):
+                raise ValueError(f"{key} must be a finite number, not {getattr(self, key)}")
+        if not self.silence_score < math.inf:
+            raise ValueError(f"silence_score must be a number or minus infinity, not {self.silence_score}")
+
+
 class CtcWordDecoder:
     """Beam search for word sequences. Holds no state between utterances and can be pickled."""
 
     def __init__(
-        self,
-        lexicon: Lexicon,
-        scorer: Scorer,
-        *,
-        beam_size: int = 100,
-        nbest: int = 10,
-        acoustic_scale: float = 1.0,
-        lm_scale: float = 1.0,
-        word_bonus: float = 0.0,
-        blank_penalty: float = 0.0,
-        beam_threshold: float = math.inf,
+        self, lexicon: Lexicon, scorer: Scorer, *, delayed: DelayedFusion | None = None, **options: Any
     ) -> None:
-        """A word sequence is worth what `Hypothesis` says.
+        """A word sequence is worth what `Hypothesis` says; `options` are those of `SearchOptions`.
 
-        `blank_penalty` is taken off the blank's log-probability at every frame. After every frame the best `beam_size`
-        hypotheses stay, of these only those whose score is within `beam_threshold` of the best; inside a word a
-        hypothesis is charged the best unigram that can still follow. A scorer with an `automaton` is walked by compiled
-        code, any other one is called once for each new state and word. Raises `ValueError` for settings out of range
-        and for lexicon words that the language model cannot produce.
+        Inside a word a hypothesis is charged the best unigram that can still follow. A scorer with an `automaton` is
+        walked by compiled code, any other one is called once for each new state and word. `delayed` brings in a second
+        language model. Raises `ValueError` for options out of range and for lexicon words that the language model
+        cannot produce.
         """
-        for key, count in (("beam_size", beam_size), ("nbest", nbest)):
-            if count < 1:
-                raise ValueError(f"{key} must be at least 1, not {count}")
-        for key, value in (("acoustic_scale", acoustic_scale), ("beam_threshold", beam_threshold)):
-            if not value > 0:
-                raise ValueError(f"{key} must be positive, not {value}")
-        self.beam_size = beam_size
-        self.nbest = nbest
-        self.acoustic_scale = acoustic_scale
-        self.blank_penalty = blank_penalty
-        self.beam_threshold = beam_threshold
+        self.delayed = delayed
         self.words = lexicon.words
-        self.fusion = LmFusion(scorer, lm_scale=lm_scale, word_bonus=word_bonus)
         self.tree = LexiconTree.build(lexicon)
+        self._prepare(scorer, SearchOptions(**options))
+
+    def with_options(self, **options: Any) -> "CtcWordDecoder":
+        """The same decoder but for these options; lexicon and language models are shared."""
+        other = copy.copy(self)
+        other._prepare(self.fusion.scorer, replace(self.options, **options))
+        return other
+
+    def _prepare(self, scorer: Scorer, options: SearchOptions) -> None:
+        self.options = options
+        self.fusion = LmFusion(scorer, lm_scale=options.lm_scale, word_bonus=options.word_bonus)
         self.look_ahead = self.tree.best_below(self.fusion.look_ahead(self.words))
         self.look_ahead[:NUM_CLASSES] = 0.0  # no word has begun
-        self._graph = SearchGraph.build(self.tree, self.fusion, self.words, self.look_ahead, acoustic_scale)
+        self._graph = SearchGraph.build(self.tree, self.fusion, self.words, self.look_ahead, options.acoustic_scale)
         self._settings = Settings(
-            beam_size=beam_size,
-            beam_threshold=float(beam_threshold),
-            acoustic_scale=float(acoustic_scale),
-            lm_scale=float(lm_scale),
-            word_bonus=float(word_bonus),
+            beam_size=options.beam_size,
+            beam_threshold=float(options.beam_threshold),
+            acoustic_scale=float(options.acoustic_scale),
+            lm_scale=float(options.lm_scale),
+            word_bonus=float(options.word_bonus),
+            silence_score=float(options.silence_score),
             compiled=self.fusion.automaton is not None,
+            delayed=self.delayed is not None,
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -145,10 +175,11 @@ class CtcWordDecoder:
 
     def start(self) -> CtcSearchState:
         """The state before the first frame."""
-        automaton = self.fusion.automaton
+        automaton, beam_size = self.fusion.automaton, self.options.beam_size
+        late = None if self.delayed is None else LateScores(self.delayed)
         if automaton is not None:
-            return CtcSearchState(new_search(self.beam_size, automaton.start), None)
-        return CtcSearchState(new_search(self.beam_size, 0), AskedScores(self.fusion.start()))
+            return CtcSearchState(new_search(beam_size, automaton.start), None, late)
+        return CtcSearchState(new_search(beam_size, 0), AskedScores(self.fusion.start()), late)
 
     def step(self, state: CtcSearchState, log_probs: np.ndarray) -> None:
         """Take in one frame (V,) or any number of them (T, V); how an utterance is cut makes no difference.
@@ -156,6 +187,18 @@ class CtcWordDecoder:
         Raises `ValueError` as `decode` does; the state is then as it was.
         """
         frames = self._checked(log_probs)
+        if state.late is None or self.delayed is None or self.delayed.every == 0:
+            self._advance(state, frames)
+            return
+        every = self.delayed.every
+        while len(frames) > 0:
+            until = every - state.num_frames % every
+            self._advance(state, frames[:until])
+            if state.num_frames % every == 0:
+                state.late.fuse(state.search, self.words, self._settings)
+            frames = frames[until:]
+
+    def _advance(self, state: CtcSearchState, frames: np.ndarray) -> None:
         consumed = 0
         while True:
             count, status = advance(frames[consumed:], self._graph.tree, self._graph.lm, state.search, self._settings)
@@ -204,9 +247,10 @@ class CtcWordDecoder:
         acoustic = np.full(len(numbers), -np.inf)
         np.logaddexp.at(acoustic, inverse, total)
         lm_scores = search.histories.lm_log_prob[numbers] + self._end_log_probs(state, numbers)
+        late_scores, both = self._late_scores(state, numbers, lm_scores)
         with np.errstate(invalid="ignore"):  # 0 * -inf
-            fused = settings.lm_scale * lm_scores + settings.word_bonus * search.histories.num_words[numbers]
-        scores = settings.acoustic_scale * acoustic + np.where(lm_scores > -np.inf, fused, -np.inf)
+            fused = settings.lm_scale * both + settings.word_bonus * search.histories.num_words[numbers]
+        scores = settings.acoustic_scale * acoustic + np.where(both > -np.inf, fused, -np.inf)
         best = np.argsort(-scores, kind="stable")
         spelled, start = spell(
             search,
@@ -214,7 +258,7 @@ class CtcWordDecoder:
             search.hypotheses.last_begin[rows[first[best]]],
             search.hypotheses.last_end[rows[first[best]]],
         )
-        shown = min(self.nbest, len(best))
+        shown = min(self.options.nbest, len(best))
         while shown < len(best) and scores[best[shown]] == scores[best[shown - 1]]:
             shown += 1  # equal ones are ordered by their words
         confidences = word_posteriors(spelled, start, _softmax(scores[best]), shown)
@@ -235,10 +279,11 @@ class CtcWordDecoder:
                     start_frames=tuple(begin.tolist()),
                     end_frames=tuple(end.tolist()),
                     confidences=(1.0,) * len(spelled_before) + tuple(confidences[part].tolist()),
+                    late_lm_score=None if late_scores is None else float(late_scores[best[place]]),
                 )
             )
         hypotheses.sort(key=lambda hypothesis: (-hypothesis.score, hypothesis.words))
-        return hypotheses[: self.nbest]
+        return hypotheses[: self.options.nbest]
 
     def _checked(self, log_probs: np.ndarray) -> np.ndarray:
         """(T, V) float64, the blank's penalty taken off."""
@@ -248,7 +293,7 @@ class CtcWordDecoder:
         if not np.all(frames < math.inf):
             frame = int(np.argmin((frames < math.inf).all(axis=1)))
             raise ValueError(f"log_probs hold NaN or plus infinity at frame {frame} of {len(frames)}")
-        frames[:, BLANK] -= self.blank_penalty
+        frames[:, BLANK] -= self.options.blank_penalty
         return frames
 
     def _words(self, search: SearchArrays, history: int) -> tuple[str, ...]:
@@ -256,6 +301,15 @@ class CtcWordDecoder:
         spelled, _ = spell(search, np.array([history], np.int32), frames, frames)
         numbers = [*search.committed.word[: search.counters[COMMITTED]].tolist(), *spelled[:, 0].tolist()]
         return tuple(self.words[number] for number in numbers)
+
+    def _late_scores(
+        self, state: CtcSearchState, histories: np.ndarray, lm_scores: np.ndarray
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """The second language model's scores of whole sentences, if there is one, and both models' together."""
+        if state.late is None or self.delayed is None:
+            return None, lm_scores
+        late = state.late.sentence_log_probs(state.search, histories, self.words)
+        return late, self.delayed.mixed(lm_scores, late)
 
     def _end_log_probs(self, state: CtcSearchState, histories: np.ndarray) -> np.ndarray:
         numbers = state.search.histories.lm_state[histories]

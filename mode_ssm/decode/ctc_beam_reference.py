@@ -10,13 +10,13 @@ import numpy as np
 
 from mode_ssm.decode.ctc_beam import CtcWordDecoder, Hypothesis
 from mode_ssm.decode.histories import Histories
-from mode_ssm.vocab import BLANK, NUM_CLASSES
+from mode_ssm.vocab import BLANK, NUM_CLASSES, SIL
 
 
 def decode_reference(decoder: CtcWordDecoder, log_probs: np.ndarray) -> list[Hypothesis]:
     """`decoder.decode(log_probs)` without frames and confidences of the words."""
     frames = log_probs.astype(np.float64)
-    frames[:, BLANK] -= decoder.blank_penalty
+    frames[:, BLANK] -= decoder.options.blank_penalty
     search = _Search(decoder)
     for frame_log_probs in frames:
         search.step(frame_log_probs)
@@ -36,6 +36,7 @@ class _Search:
         self._node = np.zeros(1, np.int64)  # (H,)
         self._blank = np.zeros(1)  # (H,) log-probability of labellings that end in a blank
         self._label = np.full(1, -math.inf)  # (H,) ... that end in the node's label
+        self._num_frames = 0
 
     def step(self, frame: np.ndarray) -> None:
         """Advance by one frame of log-probabilities (V,)."""
@@ -47,6 +48,7 @@ class _Search:
         label = tree.label[child]
         # The same label again is a new one only after a blank.
         mass = np.where(label == last[source], self._blank[source], total[source]) + frame[label]
+        mass += np.where(label == SIL, self._decoder.options.silence_score, 0.0)
         inner = np.flatnonzero(self._num_children[child])
         ending, word = _expand(child, tree.word_start, tree.word, self._num_words)
         longer = self._histories.extend(self._history[source[ending]], word)
@@ -57,6 +59,10 @@ class _Search:
         blank = np.full(len(node), -math.inf)
         blank[: len(total)] = total + frame[BLANK]
         self._merge_and_prune(history, node, blank, labelled)
+        self._num_frames += 1
+        delayed = self._decoder.delayed
+        if delayed is not None and delayed.every > 0 and self._num_frames % delayed.every == 0:
+            self._histories.correct(np.unique(self._history), delayed)
 
     def _merge_and_prune(self, history: np.ndarray, node: np.ndarray, blank: np.ndarray, label: np.ndarray) -> None:
         key = history * len(self._tree) + node
@@ -67,13 +73,13 @@ class _Search:
         label = np.logaddexp.reduceat(label[order], first)
         history, node = np.divmod(key[first], len(self._tree))
         decoder = self._decoder
-        score = decoder.acoustic_scale * np.logaddexp(blank, label)
+        score = decoder.options.acoustic_scale * np.logaddexp(blank, label)
         score += self._histories.fused(history) + decoder.look_ahead[node]
         kept = np.flatnonzero(score > -math.inf)
         if len(kept):
-            kept = kept[score[kept] >= score[kept].max() - decoder.beam_threshold]
-        if len(kept) > decoder.beam_size:
-            kept = kept[np.argpartition(-score[kept], decoder.beam_size - 1)[: decoder.beam_size]]
+            kept = kept[score[kept] >= score[kept].max() - decoder.options.beam_threshold]
+        if len(kept) > decoder.options.beam_size:
+            kept = kept[np.argpartition(-score[kept], decoder.options.beam_size - 1)[: decoder.options.beam_size]]
         self._history, self._node, self._blank, self._label = history[kept], node[kept], blank[kept], label[kept]
 
     def finalize(self) -> list[Hypothesis]:
@@ -89,11 +95,16 @@ class _Search:
         hypotheses = []
         for history, mass in (masses or {0: -math.inf}).items():
             lm_score, fused = self._histories.finish(history)
-            score = decoder.acoustic_scale * mass + fused
-            words = self._histories.words(history)
-            hypotheses.append(Hypothesis(words=words, score=score, acoustic_score=mass, lm_score=lm_score))
+            words, late = self._histories.words(history), None
+            if decoder.delayed is not None:
+                late = float(decoder.delayed.scorer.sentence_log_probs([words])[0])
+                fused += decoder.options.lm_scale * decoder.delayed.weight * (late - lm_score)
+            score = decoder.options.acoustic_scale * mass + fused
+            hypotheses.append(
+                Hypothesis(words=words, score=score, acoustic_score=mass, lm_score=lm_score, late_lm_score=late)
+            )
         hypotheses.sort(key=lambda hypothesis: (-hypothesis.score, hypothesis.words))
-        return hypotheses[: decoder.nbest]
+        return hypotheses[: decoder.options.nbest]
 
 
 def _expand(

@@ -1,9 +1,10 @@
-"""Word histories of one search, interned: equal word sequences share one number."""
+"""Word histories of the slow search, interned: equal word sequences share one number."""
 
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+from mode_ssm.decode.delayed_fusion import DelayedFusion
 from mode_ssm.decode.lm_fusion import LmFusion
 
 
@@ -20,6 +21,7 @@ class Histories:
         self._lm_log_prob = [0.0]
         self._child: dict[int, int] = {}  # history * number of words + word -> longer history
         self._fused = np.zeros(1024)
+        self._correction: list[float | None] = [0.0]  # of a second language model, None until it has scored the words
 
     def __len__(self) -> int:
         return len(self._parent)
@@ -52,6 +54,29 @@ class Histories:
         lm_log_prob = self._lm_log_prob[history] + self._fusion.end(self._state[history])
         return lm_log_prob, self._fusion.combine(lm_log_prob, self._num_words[history])
 
+    def correct(self, histories: np.ndarray, delayed: DelayedFusion) -> None:
+        """Let the second language model score `histories` and those that they extend."""
+        for history in histories.tolist():
+            while self._correction[history] is None:
+                words = self.words(history)
+                state, late = delayed.scorer.start(), 0.0
+                for word in words:
+                    log_probs, (state,) = delayed.scorer.advance([state], [word])
+                    late += float(log_probs[0])
+                lm_log_prob = self._lm_log_prob[history]
+                self._correction[history] = self._fusion.lm_scale * delayed.weight * (late - lm_log_prob)
+                history = self._parent[history]
+        for number in range(len(self)):
+            self._fuse(number)
+
+    def _fuse(self, number: int) -> None:
+        """Words that the second model has not scored are worth what the first one says."""
+        scored = number
+        while self._correction[scored] is None:
+            scored = self._parent[scored]
+        first = self._fusion.combine(self._lm_log_prob[number], self._num_words[number])
+        self._fused[number] = first + (self._correction[scored] or 0.0)
+
     def _add(self, pair: int) -> int:
         parent, word = divmod(pair, len(self._words))
         log_prob, state = self._fusion.word(self._state[parent], self._words[word])
@@ -64,5 +89,6 @@ class Histories:
         self._lm_log_prob.append(self._lm_log_prob[parent] + log_prob)
         if number == len(self._fused):
             self._fused = np.concatenate([self._fused, np.zeros_like(self._fused)])
-        self._fused[number] = self._fusion.combine(self._lm_log_prob[number], self._num_words[number])
+        self._correction.append(None)
+        self._fuse(number)
         return number

@@ -61,8 +61,11 @@ def add_history(
     histories.num_words[number] = histories.num_words[parent] + 1
     histories.lm_state[number] = lm_state
     histories.lm_log_prob[number] = lm_log_prob
+    histories.correction[number] = histories.correction[parent]
+    histories.late_state[number] = -1 if settings.delayed else 0
+    histories.gain[number] = 0.0
     histories.fused[number] = fused_score(
-        settings.lm_scale, settings.word_bonus, lm_log_prob, histories.num_words[number]
+        settings.lm_scale, settings.word_bonus, lm_log_prob, histories.num_words[number], histories.correction[number]
     )
     histories.pool_stamp[number] = 0
     _enter(histories, search.history_table, number)
@@ -70,10 +73,35 @@ def add_history(
 
 
 @inner
-def fused_score(lm_scale: float, word_bonus: float, lm_log_prob: float, num_words: int) -> float:
+def fused_score(lm_scale: float, word_bonus: float, lm_log_prob: float, num_words: int, correction: float) -> float:
     if lm_log_prob == -np.inf:  # what the language model forbids stays forbidden at every scale
         return -np.inf
-    return lm_scale * lm_log_prob + word_bonus * num_words
+    return lm_scale * lm_log_prob + word_bonus * num_words + correction
+
+
+@compiled
+def spread_corrections(search: SearchArrays, settings: Settings) -> None:
+    """Let new corrections count: in the scores of the hypotheses, and for words that a second model has yet to see."""
+    histories, hypotheses = search.histories, search.hypotheses
+    for i in range(search.counters[HYPOTHESES]):
+        hypotheses.score[i] -= histories.fused[hypotheses.history[i]]
+    for number in range(search.counters[HISTORIES]):
+        parent = histories.parent[number]
+        histories.gain[number] = 0.0
+        if histories.late_state[number] < 0:
+            histories.correction[number] = histories.correction[parent]
+        elif parent >= 0:
+            gain = histories.correction[number] - histories.correction[parent]
+            histories.gain[parent] = max(histories.gain[parent], gain)
+        histories.fused[number] = fused_score(
+            settings.lm_scale,
+            settings.word_bonus,
+            histories.lm_log_prob[number],
+            histories.num_words[number],
+            histories.correction[number],
+        )
+    for i in range(search.counters[HYPOTHESES]):
+        hypotheses.score[i] += histories.fused[hypotheses.history[i]]
 
 
 @compiled
@@ -115,9 +143,14 @@ def shared_history(search: SearchArrays) -> int:
 
 @inner
 def collect_histories(search: SearchArrays) -> None:
-    """Drop dead histories; words above the shared one move to `committed`, where the caller has made room."""
+    """Drop dead histories; words above the shared one move to `committed`, where the caller has made room.
+
+    Words that a second language model has yet to see stay.
+    """
     histories, hypotheses, counters = search.histories, search.hypotheses, search.counters
     shared = shared_history(search)
+    while histories.late_state[shared] < 0:
+        shared = histories.parent[shared]
     _commit(search, shared)
     mark, kept = histories.mark, 0
     for number in range(shared, counters[HISTORIES]):
@@ -129,6 +162,9 @@ def collect_histories(search: SearchArrays) -> None:
         histories.lm_state[kept] = histories.lm_state[number]
         histories.lm_log_prob[kept] = histories.lm_log_prob[number]
         histories.fused[kept] = histories.fused[number]
+        histories.correction[kept] = histories.correction[number]
+        histories.late_state[kept] = histories.late_state[number]
+        histories.gain[kept] = histories.gain[number]
         histories.parent_begin[kept] = histories.parent_begin[number]
         histories.parent_end[kept] = histories.parent_end[number]
         mark[number] = kept

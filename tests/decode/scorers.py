@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from mode_ssm.lm.ngram import NGramLM
-from mode_ssm.lm.scorer import Scorer
+from mode_ssm.lm.scorer import BatchScorer, Scorer
 
 
 class Walked(Scorer):
@@ -56,6 +56,9 @@ class Asked(Scorer):
 class Untied(Scorer):
     """Log-probabilities that differ for any two histories, so that no beam has to choose among equals."""
 
+    def __init__(self, name="") -> None:
+        self.name = name
+
     def start(self):
         return ()
 
@@ -69,5 +72,27 @@ class Untied(Scorer):
         return self._log_prob(None, word)
 
     def _log_prob(self, *key):
-        digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(repr((self.name, *key)).encode(), digest_size=8).digest()
         return math.log(1e-3 + 0.5 * int.from_bytes(digest) / 2**64)
+
+
+class Batched(BatchScorer):
+    """A model that is asked word by word, as one that takes many histories at once."""
+
+    def __init__(self, model: Scorer) -> None:
+        self.model = model
+        self.calls = []
+
+    def start(self):
+        return self.model.start()
+
+    def advance(self, states, words):
+        self.calls.append(len(words))
+        scored = [self.model.score(state, word) for state, word in zip(states, words, strict=True)]
+        return np.array([log_prob for log_prob, _ in scored]), [state for _, state in scored]
+
+    def end(self, states):
+        return np.array([self.model.end(state) for state in states])
+
+    def sentence_log_probs(self, sentences):
+        return np.array([self.model.sequence_log_prob(words) for words in sentences])

@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scorers import Asked, Untied, Walked
+from scorers import Asked, Batched, Untied, Walked
 
 from mode_ssm.decode.ctc_beam import CtcWordDecoder
 from mode_ssm.decode.ctc_beam_reference import decode_reference
+from mode_ssm.decode.delayed_fusion import DelayedFusion
 from mode_ssm.lm.lexicon import Lexicon
 from mode_ssm.lm.ngram import NGramLM
 from mode_ssm.vocab import BLANK, NUM_CLASSES, SIL, phonemes_to_ids
@@ -53,12 +54,24 @@ def readings(labels, lexicon):
     return rest(0, True)
 
 
-def brute_force(log_probs, lexicon, lm, *, acoustic_scale=1.0, lm_scale=1.0, word_bonus=0.0, blank_penalty=0.0):
+def brute_force(
+    log_probs,
+    lexicon,
+    lm,
+    *,
+    acoustic_scale=1.0,
+    lm_scale=1.0,
+    word_bonus=0.0,
+    blank_penalty=0.0,
+    silence_score=0.0,
+):
     log_probs = log_probs.astype(np.float64)
     log_probs[:, BLANK] -= blank_penalty
     phones = {phone for word in lexicon for phones in lexicon[word] for phone in phones}
     acoustic = defaultdict(float)
     for labels, probability in label_sequence_probs(log_probs, [BLANK, SIL, *phones]).items():
+        if SIL in labels:
+            probability *= math.exp(silence_score * labels.count(SIL))
         for words in readings(labels, lexicon):
             acoustic[words] += probability
     scored = {
@@ -98,6 +111,7 @@ lexicons = st.lists(pronunciations, min_size=1, max_size=4).map(
     lm_scale=st.sampled_from([0.0, 1.0, 1.7]),
     word_bonus=st.sampled_from([0.0, 0.9, -0.5]),
     blank_penalty=st.sampled_from([0.0, 1.5]),
+    silence_score=st.sampled_from([0.0, 0.7, -1.5, -math.inf]),
 )
 def test_a_wide_beam_equals_brute_force(lexicon, frames, order, asked, seed, **scales):
     rng = np.random.default_rng(seed)
@@ -133,19 +147,23 @@ def test_a_wide_beam_equals_brute_force(lexicon, frames, order, asked, seed, **s
     acoustic_scale=st.sampled_from([1.0, 0.4]),
     lm_scale=st.sampled_from([0.3, 1.7]),
     word_bonus=st.sampled_from([0.0, 0.9, -0.5]),
+    silence_score=st.sampled_from([0.0, -1.5]),
+    late=st.sampled_from([None, 0, 1, 4]),
 )
-def test_a_narrow_beam_equals_the_reference(lexicon, frames, seed, **options):
+def test_a_narrow_beam_equals_the_reference(lexicon, frames, seed, late, **options):
     rng = np.random.default_rng(seed)
     log_probs = random_log_probs(rng, frames)
     log_probs[:, [1, 2, 3, SIL]] += 3
     log_probs[rng.random(log_probs.shape) < 0.02] = -np.inf
-    decoder = CtcWordDecoder(lexicon, Untied(), nbest=12, **options)
+    delayed = None if late is None else DelayedFusion(Batched(Untied("late")), 0.7, late)
+    decoder = CtcWordDecoder(lexicon, Untied(), nbest=12, delayed=delayed, **options)
     found, expected = decoder.decode(log_probs), decode_reference(decoder, log_probs)
     assert [hypothesis.words for hypothesis in found] == [hypothesis.words for hypothesis in expected]
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.score == pytest.approx(theirs.score, abs=1e-9)
         assert ours.acoustic_score == pytest.approx(theirs.acoustic_score, abs=1e-9)
         assert ours.lm_score == pytest.approx(theirs.lm_score, abs=1e-9)
+        assert ours.late_lm_score == pytest.approx(theirs.late_lm_score, abs=1e-9)
 
 
 def test_an_automaton_scores_as_its_model_does_when_asked():
@@ -301,6 +319,8 @@ def test_bad_log_probs_are_named(log_probs, message):
         ({"beam_threshold": 0.0}, "beam_threshold must be positive, not 0.0"),
         ({"acoustic_scale": 0.0}, "acoustic_scale must be positive"),
         ({"lm_scale": -1.0}, "lm_scale must not be negative"),
+        ({"word_bonus": math.nan}, "word_bonus must be a finite number, not nan"),
+        ({"silence_score": math.inf}, "silence_score must be a number or minus infinity, not inf"),
     ],
 )
 def test_bad_settings_are_named(options, message):

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scorers import Asked, Walked
+from scorers import Asked, Batched, Untied, Walked
 
 from mode_ssm.decode.beam_arrays import HISTORIES
 from mode_ssm.decode.ctc_beam import CtcWordDecoder
+from mode_ssm.decode.delayed_fusion import DelayedFusion
 from mode_ssm.lm.lexicon import Lexicon
 from mode_ssm.lm.ngram import NGramLM
 from mode_ssm.vocab import NUM_CLASSES, SIL
@@ -25,11 +26,21 @@ def lexicon():
     return Lexicon({f"w{i}": [tuple(rng.integers(1, 5, rng.integers(1, 4)))] for i in range(20)})
 
 
-@pytest.fixture(scope="module", params=["walked", "asked"])
+@pytest.fixture(scope="module", params=["walked", "asked", "delayed"])
 def decoder(request, lexicon):
     rng = np.random.default_rng(1)
     lm = Walked(NGramLM.estimate([" ".join(rng.choice(lexicon.words, 5)) for _ in range(50)], 3, lexicon.words))
-    return CtcWordDecoder(lexicon, lm if request.param == "walked" else Asked(lm), beam_size=30, nbest=8)
+    delayed = DelayedFusion(Batched(Forgetful()), every=7) if request.param == "delayed" else None
+    lm = Asked(lm) if request.param == "asked" else lm
+    return CtcWordDecoder(lexicon, lm, beam_size=30, nbest=8, delayed=delayed)
+
+
+class Forgetful(Untied):
+    """Knows the last two words only, as a network with a bounded context does."""
+
+    def score(self, state, word):
+        log_prob, longer = super().score(state, word)
+        return log_prob, longer[-2:]
 
 
 @settings(max_examples=40, deadline=None)
@@ -65,6 +76,8 @@ def test_memory_is_flat_over_a_long_stream(decoder):
         assert state.search.counters[HISTORIES] < 2000
         if state.asked is not None:
             assert len(state.asked.states) < 12000
+        if state.late is not None:
+            assert len(state.late._states) < 12000
     assert len(set(sizes[10:])) == 1
     assert sizes[-1] < 2_000_000
     assert len(decoder.stable_prefix(state)) > 1000
