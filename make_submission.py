@@ -10,13 +10,14 @@ def main() -> None:
     settings, overrides = load_submission_config(sys.argv[1:])
     from mode_ssm.inference import load, submit
     from mode_ssm.train.checkpoint import load_checkpoint
-    from mode_ssm.train.distributed import init_distributed
+    from mode_ssm.train.distributed import joined
 
     checkpoint = load_checkpoint(settings.checkpoint)
     config = apply_overrides(checkpoint.config, overrides)
-    loaded = load(checkpoint, config, init_distributed(config.parallel, announce=config.logging.progress).device)
-    rows = submit(loaded, Path(settings.output), tta=settings.tta)
-    print(f"{settings.output}: {rows} rows, valid")
+    with joined(config.parallel, announce=config.logging.progress) as distributed:
+        rows = submit(load(checkpoint, config, distributed), Path(settings.output), tta=settings.tta)
+        if distributed.is_main:
+            print(f"{settings.output}: {rows} rows, valid")
 
 
 if __name__ == "__main__":

@@ -1,245 +1,230 @@
 """Word error rate, time and memory of the word search beside other decoders, on simulated emissions.
 
-    OMP_NUM_THREADS=1 uv run --with flashlight-text --with kenlm benchmarks/decoding.py [--json FILE] [--quick]
+    OMP_NUM_THREADS=1 uv run --group bench benchmarks/decoding.py [--json FILE] [--folder DIR] [--quick]
 
 CMUdict, a 3-gram over the training sentences of both corpora in the data folder, sentences of their validation files
 spoken with about 10 % and 20 % phoneme errors, SIL dropped in 30 % of the gaps, phonemes repeated. Each decoder uses
-the scales that are best for it on other sentences, and the strongest pruning that costs no errors there. All take turns
-utterance by utterance in one process, so that a busy neighbour slows all of them; memory is the peak of a process that
-runs one of them alone.
+the settings that are best for it on other sentences. All take turns utterance by utterance in one process, and times
+are the processor's, so that busy neighbours matter little; memory is the peak of a process that runs one of them alone.
+Beams wider than 300 are run on every fourth utterance. With --folder, models, settings and finished rows are kept
+there, and a run that was stopped goes on.
 """
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from decoding_decoders import DECODERS, Decode, Flashlight, Models, Ours, Pruning
-from decoding_emissions import Utterance, speak
+from decoding_data import DATA, Models, speak_valid
+from decoding_decoders import DECODERS, Ours, Settings, WordDecoder
+from decoding_emissions import Utterance
+from decoding_measure import (
+    Latency,
+    Measured,
+    best_settings,
+    live_latency,
+    measure,
+    memory_in_child,
+    resident_mb,
+    tuning_cost,
+)
 from rapidfuzz.distance import Levenshtein
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mode_ssm.lm.lexicon import Lexicon
-from mode_ssm.lm.ngram import NGramLM
 from mode_ssm.vocab import BLANK
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-DIFFICULTIES = {"10 %": {"doubt": 0.14, "noise": 1.7}, "20 %": {"doubt": 0.24, "noise": 1.95}}  # by phoneme errors
 BEAMS = (50, 150, 300, 500, 1000, 1500)
-QUOTED, TUNED = 300, 150
+QUOTED = 300
+SPARSE = 4  # of the utterances, one in this many for beams that are wider
 CONSOLE = Console(width=140)
-Settings = tuple[float, float, Pruning]  # acoustic scale, word bonus
 
 
-@dataclass
-class Measured:
-    """One decoder at one beam on one set of utterances."""
+class Record:
+    """What is done, written to disk after every step."""
 
-    errors: int = 0
-    words: int = 0
-    ms_per_frame: list[float] = field(default_factory=list)  # by utterance
-    live_ms: list[float] = field(default_factory=list)  # by frame
+    def __init__(self, folder: Path, request: dict[str, Any]) -> None:
+        self._path = folder / "record.json"
+        self.content: dict[str, Any] = {"request": request, "memory": {}, "settings": {}, "rows": []}
+        if self._path.exists():
+            self.content = json.loads(self._path.read_text())
+            if self.content["request"] != request:
+                raise SystemExit(f"error: {folder} holds a run of {self.content['request']}, not of {request}")
 
-    @property
-    def wer(self) -> float:
-        return self.errors / self.words
+    def save(self) -> None:
+        self._path.write_text(json.dumps(self.content))
+
+    def settings(self, difficulty: str) -> dict[str, Settings]:
+        return {name: Settings(**found) for name, found in self.content["settings"].get(difficulty, {}).items()}
+
+    def rows(self) -> dict[tuple[str, str, int], Measured]:
+        """By difficulty, decoder and beam."""
+        return {(difficulty, name, beam): _measured(**row) for difficulty, name, beam, row in self.content["rows"]}
+
+
+def _measured(live: dict[str, float] | None, **row: Any) -> Measured:
+    return Measured(**row, live=Latency(**live) if live else None)
 
 
 def main() -> int:
     arguments = _parser().parse_args()
     if arguments.memory_of:
-        print(_peak_memory(arguments.memory_of, Path(arguments.folder)))
+        print(_peak_memory(arguments.memory_of, Models.of(arguments.data, arguments.folder)))
         return 0
-    with tempfile.TemporaryDirectory(prefix="mode_ssm-decoding-") as folder:
-        content = _benchmark(arguments, Path(folder))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+    with tempfile.TemporaryDirectory(prefix="mode_ssm-decoding-") as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        _benchmark(arguments, folder)
     return 0
 
 
-def _benchmark(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
-    counts = (3, 6) if arguments.quick else (25, arguments.utterances)
+def _benchmark(arguments: argparse.Namespace, folder: Path) -> None:
+    counts = (3, 6) if arguments.quick else (20, arguments.utterances)
     beams = (50, QUOTED) if arguments.quick else BEAMS
-    models = _write_models(arguments.data, folder)
-    tuning, testing = _utterances(arguments.data, counts)
+    models = Models.of(arguments.data, folder)
+    with CONSOLE.status("3-gram model"):
+        models.write(arguments.data)
+        tuning, testing = speak_valid(arguments.data, counts)
     np.savez(folder / "emissions.npz", *(u.log_probs for u in testing["20 %"][:20]))
-    decoders: dict[str, Ours | Flashlight] = {}
+    decoders, notes = _open(arguments.only, models)
+    record = Record(folder, {"decoders": list(decoders), "beams": list(beams), "counts": list(counts)})
+    for name in decoders.keys() - record.content["memory"]:
+        with CONSOLE.status(f"{name}: memory"):
+            of = ["--memory-of", name, "--folder", str(folder), "--data", str(arguments.data)]
+            record.content["memory"][name] = memory_in_child(__file__, of)
+            record.save()
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=CONSOLE) as bar:
+        work = sum(map(tuning_cost, decoders.values())) * sum(map(len, tuning.values()))
+        work += sum(beam * len(_share(u, beam)) * len(decoders) for u in testing.values() for beam in beams)
+        task = bar.add_task("", total=work)
+        for difficulty, utterances in testing.items():
+            for name, decoder in decoders.items():
+                bar.update(task, description=f"{difficulty} phoneme errors: settings of {name}")
+                if name in record.settings(difficulty):
+                    bar.advance(task, tuning_cost(decoder) * len(tuning[difficulty]))
+                    continue
+                best = best_settings(decoder, tuning[difficulty], partial(bar.advance, task))
+                record.content["settings"].setdefault(difficulty, {})[name] = asdict(best)
+                record.save()
+            settings = record.settings(difficulty)
+            for beam in beams:
+                bar.update(task, description=f"{difficulty} phoneme errors, beam {beam}")
+                share, step = _share(utterances, beam), beam * len(decoders)
+                if (difficulty, "ours", beam) in record.rows():
+                    bar.advance(task, step * len(share))
+                    continue
+                prepared = {name: decoder.prepare(beam, settings[name]) for name, decoder in decoders.items()}
+                found = measure(prepared, share, partial(bar.advance, task, step))
+                ours = decoders["ours"]
+                assert isinstance(ours, Ours)
+                live = ours.decoder(beam, settings["ours"])
+                found["ours"].live = live_latency(live, (utterance.log_probs for utterance in share))
+                record.content["rows"] += [(difficulty, name, beam, asdict(row)) for name, row in found.items()]
+                record.save()
+                _write_figures(arguments, record, notes)
+    _write_figures(arguments, record, notes)
+    for difficulty, utterances in testing.items():
+        _show(difficulty, utterances, record)
+
+
+def _write_figures(arguments: argparse.Namespace, record: Record, notes: dict[str, str]) -> None:
+    if arguments.json is not None:
+        content = {**_figures(record), "notes": notes, "quick": arguments.quick}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _open(names: Sequence[str], models: Models) -> tuple[dict[str, WordDecoder], dict[str, str]]:
+    """The decoders that are installed, and why the others are not measured."""
+    decoders: dict[str, WordDecoder] = {}
     notes: dict[str, str] = {}
-    for name, kind in DECODERS.items():
+    for name in dict.fromkeys(["ours", *names]):
         try:
-            with CONSOLE.status(f"{name} reads its models"):
-                decoders[name] = kind(models)
+            with CONSOLE.status(f"{name} reads its models; kaldi-decoder's graph takes minutes to build"):
+                decoders[name] = DECODERS[name](models)
         except ImportError as error:
             notes[name] = f"not measured: {error}"
             CONSOLE.print(f"{name}: {notes[name]}", markup=False)
-    memory = {name: _memory_in_child(name, folder) for name in decoders}
-    rows: dict[tuple[str, str, int], Measured] = {}
-    for difficulty, utterances in testing.items():
-        settings = {name: _best_settings(d, tuning[difficulty]) for name, d in decoders.items()}
-        notes[f"scale, bonus, pruning at {difficulty}"] = str(settings)
-        for beam in beams:
-            with CONSOLE.status(f"{difficulty} phoneme errors, beam {beam}"):
-                prepared = {name: d.prepare(beam, *settings[name]) for name, d in decoders.items()}
-                for name, measured in _measure(prepared, utterances).items():
-                    rows[difficulty, name, beam] = measured
-                live = decoders["ours"]
-                assert isinstance(live, Ours)
-                rows[difficulty, "ours", beam].live_ms = _live(live, beam, settings["ours"], utterances)
-        _show(difficulty, utterances, rows, memory)
-    return {**_figures(rows, memory, beams), "notes": notes, "quick": arguments.quick}
+    return decoders, notes
 
 
-def _figures(
-    rows: dict[tuple[str, str, int], Measured], memory: dict[str, float], beams: Iterable[int]
-) -> dict[str, object]:
-    """Both difficulties together at the quoted beam; all rows as details."""
-    at_quoted: dict[str, Measured] = {}
+def _share(utterances: list[Utterance], beam: int) -> list[Utterance]:
+    return utterances if beam <= QUOTED else utterances[::SPARSE]
+
+
+def _figures(record: Record) -> dict[str, Any]:
+    """Both difficulties together at the quoted beam; all rows as details. null: not measured (yet)."""
+    rows = record.rows()
+    of: dict[str, Measured] = {}
     for (_, name, beam), row in rows.items():
         if beam == QUOTED:
-            total = at_quoted.setdefault(name, Measured())
+            total = of.setdefault(name, Measured())
             total.errors, total.words = total.errors + row.errors, total.words + row.words
             total.ms_per_frame += row.ms_per_frame
-            total.live_ms += row.live_ms
-    ours, peer = at_quoted["ours"], at_quoted.get("flashlight")
+    live = [row.live for (_, _, beam), row in rows.items() if beam == QUOTED and row.live is not None]
     return {
-        "ms_per_frame_b300": float(np.median(ours.ms_per_frame)),
-        "p99_ms_live_b300": float(np.percentile(ours.live_ms, 99)),
-        "rss_mb": memory["ours"],
-        "time_vs_flashlight": float(np.median(np.divide(ours.ms_per_frame, peer.ms_per_frame))) if peer else None,
-        "wer": ours.wer,
-        "wer_flashlight": peer.wer if peer else None,
+        "ms_per_frame_b300": float(np.median(of["ours"].ms_per_frame)) if of else None,
+        "p99_ms_live_b300": max((latency.p99 for latency in live), default=None),
+        "p99_processor_ms_live_b300": max((latency.p99_processor for latency in live), default=None),
+        "rss_mb": record.content["memory"]["ours"],
+        "time_vs_flashlight": _time_ratio(of, "flashlight"),
+        "time_vs_kaldi": _time_ratio(of, "kaldi"),
+        "wer": of["ours"].wer if of else None,
+        "wer_flashlight": of["flashlight"].wer if "flashlight" in of else None,
+        "wer_kaldi": of["kaldi"].wer if "kaldi" in of else None,
+        "settings": record.content["settings"],
         "details": [
             {
                 "phoneme_errors": difficulty,
                 "decoder": name,
                 "beam": beam,
+                "utterances": len(row.ms_per_frame),
                 "wer": row.wer,
                 "ms_per_frame": float(np.median(row.ms_per_frame)),
-                "p99_ms_live": float(np.percentile(row.live_ms, 99)) if row.live_ms else None,
-                "peak_mb": memory[name],
+                "live_ms": asdict(row.live) if row.live else None,
+                "peak_mb": record.content["memory"][name],
             }
             for (difficulty, name, beam), row in rows.items()
         ],
     }
 
 
-def _write_models(data: Path, folder: Path) -> Models:
-    models = Models(data / "lexicon" / "cmudict.dict", folder / "lm.bin", folder / "lm.arpa")
-    with CONSOLE.status("3-gram model"):
-        lexicon = Lexicon.load(models.lexicon)
-        sentences = [s for corpus in ("conversation", "read") for s in _sentences(data, corpus, "train")]
-        lm = NGramLM.estimate(sentences, 3, lexicon.words)
-        lm.save(models.mapped)
-        lm.write_arpa(models.arpa)
-    return models
+def _time_ratio(of: dict[str, Measured], peer: str) -> float | None:
+    """Median over utterances of our time over the peer's."""
+    if peer not in of:
+        return None
+    return float(np.median(np.divide(of["ours"].ms_per_frame, of[peer].ms_per_frame)))
 
 
-def _sentences(data: Path, corpus: str, split: str) -> list[str]:
-    return (data / "text" / f"{corpus}.{split}.txt").read_text(encoding="utf-8").splitlines()
-
-
-def _utterances(data: Path, counts: tuple[int, int]) -> tuple[dict[str, list[Utterance]], dict[str, list[Utterance]]]:
-    """Utterances to tune on and to test on, by difficulty; half of each corpus, and none in both."""
-    lexicon = Lexicon.load(data / "lexicon" / "cmudict.dict")
-    rng = np.random.default_rng(0)
-    chosen: list[list[tuple[str, ...]]] = [[], []]
-    for corpus in ("conversation", "read"):
-        spoken = dict.fromkeys(tuple(s.split()) for s in _sentences(data, corpus, "valid"))
-        known = [words for words in spoken if len(words) > 2 and all(word in lexicon for word in words)]
-        order = rng.permutation(len(known))[: sum(counts)].tolist()
-        for place, index in enumerate(order):
-            chosen[place >= counts[0]].append(known[index])
-    parts = []
-    for sentences in chosen:
-        parts.append(
-            {name: [speak(words, lexicon, rng, **d) for words in sentences] for name, d in DIFFICULTIES.items()}
-        )
-    return parts[0], parts[1]
-
-
-def _best_settings(decoder: Ours | Flashlight, utterances: list[Utterance]) -> Settings:
-    """The acoustic scale and the word bonus with the fewest errors; then the fastest pruning that costs none."""
-    grid = [(scale, bonus, decoder.prunings[0]) for scale in decoder.scales for bonus in decoder.bonuses]
-    measured = {point: _measure({"": decoder.prepare(TUNED, *point)}, utterances)[""] for point in grid}
-    best = min(grid, key=lambda point: measured[point].errors)
-    allowed = measured[best].errors
-    for pruning in decoder.prunings[1:]:
-        point = (*best[:2], pruning)
-        measured[point] = _measure({"": decoder.prepare(TUNED, *point)}, utterances)[""]
-    as_good = [point for point in measured if point[:2] == best[:2] and measured[point].errors <= allowed]
-    return min(as_good, key=lambda point: np.median(measured[point].ms_per_frame))
-
-
-def _measure(decoders: dict[str, Decode], utterances: list[Utterance]) -> dict[str, Measured]:
-    """All decoders in turns; a first, uncounted utterance compiles and warms up."""
-    rows = {name: Measured() for name in decoders}
-    for decode in decoders.values():
-        decode(utterances[0].log_probs)
-    for utterance in utterances:
-        for name, decode in decoders.items():
-            begin = time.perf_counter()
-            words = decode(utterance.log_probs)
-            elapsed = time.perf_counter() - begin
-            row = rows[name]
-            row.ms_per_frame.append(1e3 * elapsed / len(utterance.log_probs))
-            row.errors += Levenshtein.distance(list(words), list(utterance.words))
-            row.words += len(utterance.words)
-    return rows
-
-
-def _live(ours: Ours, beam: int, settings: Settings, utterances: list[Utterance]) -> list[float]:
-    """Milliseconds of every frame that comes alone, with the partial result after it."""
-    decoder, taken = ours.decoder(beam, *settings[:2]), []
-    for utterance in utterances:
-        state = decoder.start()
-        for frame in utterance.log_probs:
-            begin = time.perf_counter()
-            decoder.step(state, frame)
-            decoder.partial(state)
-            taken.append(1e3 * (time.perf_counter() - begin))
-    return taken
-
-
-def _memory_in_child(name: str, folder: Path) -> float:
-    command = [sys.executable, __file__, "--memory-of", name, "--folder", str(folder), "--data", str(DATA)]
-    with CONSOLE.status(f"{name}: memory"):
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
-def _peak_memory(name: str, folder: Path) -> float:
+def _peak_memory(name: str, models: Models) -> float:
     """Peak resident megabytes of this process after some utterances at the quoted beam."""
-    models = Models(DATA / "lexicon" / "cmudict.dict", folder / "lm.bin", folder / "lm.arpa")
-    decode = DECODERS[name](models).prepare(QUOTED, 1.0, 0.0, DECODERS[name].prunings[0])
-    for log_probs in np.load(folder / "emissions.npz").values():
+    decode = DECODERS[name](models).prepare(QUOTED, Settings())
+    for log_probs in np.load(models.folder / "emissions.npz").values():
         decode(log_probs)
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1e3
+    return resident_mb("VmHWM")
 
 
-def _show(
-    difficulty: str,
-    utterances: list[Utterance],
-    rows: dict[tuple[str, str, int], Measured],
-    memory: dict[str, float],
-) -> None:
+def _show(difficulty: str, utterances: list[Utterance], record: Record) -> None:
     frames = sum(len(u.log_probs) for u in utterances)
     table = Table(
-        title=f"{_phoneme_errors(utterances):.1%} phoneme errors, {len(utterances)} utterances, {frames} frames"
+        title=f"{_phoneme_errors(utterances):.1%} phoneme errors, {len(utterances)} utterances, {frames} frames",
+        caption="\n".join(f"{DECODERS[n].name}: {s}" for n, s in record.settings(difficulty).items()),
     )
-    for column in ("decoder", "beam", "WER", "ms a frame", "live p99 ms", "peak MB"):
+    for column in ("decoder", "beam", "utterances", "WER", "ms a frame", "live p99 ms (processor)", "peak MB"):
         table.add_column(column, justify="left" if column == "decoder" else "right")
-    for (of, name, beam), row in rows.items():
+    for (of, name, beam), row in record.rows().items():
         if of == difficulty:
-            live = f"{np.percentile(row.live_ms, 99):.2f}" if row.live_ms else ""
-            cells = (f"{row.wer:.2%}", f"{np.median(row.ms_per_frame):.3f}", live, f"{memory[name]:.0f}")
-            table.add_row(DECODERS[name].name, str(beam), *cells)
+            live = f"{row.live.p99:.2f} ({row.live.p99_processor:.2f})" if row.live else ""
+            cells = (f"{row.wer:.2%}", f"{np.median(row.ms_per_frame):.3f}", live)
+            memory = f"{record.content['memory'][name]:.0f}"
+            table.add_row(DECODERS[name].name, str(beam), str(len(row.ms_per_frame)), *cells, memory)
     CONSOLE.print(table)
 
 
@@ -254,12 +239,13 @@ def _phoneme_errors(utterances: list[Utterance]) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--json", type=Path, help="write the figures here, after every row")
     parser.add_argument("--data", type=Path, default=DATA, help="folder with lexicon/ and text/")
+    parser.add_argument("--folder", type=Path, help="keep models and finished rows here, and go on from them")
     parser.add_argument("--utterances", type=int, default=100, help="to test on, of each corpus and difficulty")
+    parser.add_argument("--only", nargs="+", choices=DECODERS, default=list(DECODERS), help="decoders beside ours")
     parser.add_argument("--quick", action="store_true", help="a few utterances, two beams: does it run?")
     parser.add_argument("--memory-of", choices=DECODERS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser
 
 

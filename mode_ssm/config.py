@@ -12,6 +12,7 @@ from omegaconf import MISSING
 
 class TaskName(Enum):
     transcription = "transcription"
+    language_model = "language_model"
 
 
 class OnBadTrial(Enum):
@@ -19,6 +20,21 @@ class OnBadTrial(Enum):
 
     stop = "stop"
     skip = "skip"
+
+
+class ModelKind(Enum):
+    """Which model turns features into phonemes."""
+
+    mode_ssm = "mode_ssm"
+    gru = "gru"  # the benchmark's own baseline
+    transformer = "transformer"  # time-masked and causal
+
+
+class WordSearch(Enum):
+    """The head whose output words are searched in."""
+
+    ctc = "ctc"
+    rnnt = "rnnt"
 
 
 class Smoothing(Enum):
@@ -39,6 +55,14 @@ class Mixer(Enum):
     mamba2 = "mamba2"  # Mamba-2, SSD
 
 
+class Activation(Enum):
+    """Of a Transformer's MLP."""
+
+    gelu = "gelu"
+    swiglu = "swiglu"  # gated; narrower, for the same number of parameters
+    sine = "sine"  # A exp(-d |z|) sin(f z), with A, d and f learned by feature
+
+
 class MatmulPrecision(Enum):
     """`torch.set_float32_matmul_precision`; `auto` measures whether "medium" is exact and faster on this CPU."""
 
@@ -52,6 +76,40 @@ class Precision(Enum):
     auto = "auto"  # bf16 on a GPU that has it, else fp32
     fp32 = "fp32"
     bf16 = "bf16"
+
+
+class CorpusEvidence(Enum):
+    """Which sentences tell the corpus of one; it is always among them."""
+
+    sentence = "sentence"  # it alone
+    block = "block"  # all of its block
+    past = "past"  # those of its block up to it, as in live use
+
+
+class CorpusPass(Enum):
+    """What the language models of `lm.corpora` do after the first pass."""
+
+    search = "search"  # that of the most probable corpus searches again
+    rescore = "rescore"  # their mixture ranks what the first pass found
+
+
+class TuneMethod(Enum):
+    grid = "grid"  # all combinations, then finer around the best
+    optuna = "optuna"  # with the sweep extra
+
+
+class LrSchedule(Enum):
+    """What the learning rate does after the warm-up."""
+
+    cosine = "cosine"  # down to min_lr_ratio at the end
+    step = "step"  # constant, then min_lr_ratio of it from step_at on
+
+
+class LossNormaliser(Enum):
+    """What the sums of CTC and transducer are divided by."""
+
+    phonemes = "phonemes"
+    trials = "trials"  # gradients are as many times larger as a trial has phonemes: matters where optim.eps is large
 
 
 class ScheduleScope(Enum):
@@ -152,7 +210,39 @@ class HeadsConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class GruConfig:
+    """The GRU of `model.kind=gru`."""
+
+    session_layers: bool = True  # an affine map and softsign of each session's own
+    patch_size: int = 14  # bins that one frame sees
+    patch_stride: int = 4
+    hidden: int = 768
+    n_layers: int = 5
+    dropout: float = 0.4
+    input_dropout: float = 0.2
+
+
+@dataclass(kw_only=True, slots=True)
+class TransformerConfig:
+    """The Transformer of `model.kind=transformer`."""
+
+    session_layers: bool = False  # an affine map and softsign of each session's own
+    patch_size: int = 4  # bins of a frame
+    d_model: int = 384
+    n_layers: int = 5
+    n_heads: int = 6
+    head_dim: int = 64
+    mlp_ratio: int = 4
+    max_distance: int = 200  # frames; a bias of its own for every shorter distance
+    dropout: float = 0.35
+    input_dropout: float = 0.2
+    time_masks: int = 20  # stretches of a training trial that are replaced by a learned patch
+    time_mask_max_fraction: float = 0.05  # each at most this part of the trial
+
+
+@dataclass(kw_only=True, slots=True)
 class ModelConfig:
+    kind: ModelKind = ModelKind.mode_ssm  # the other two have a section of their own; all else is MODE_SSM's
     d_model: int = 512
     session_adapter: SessionAdapter = SessionAdapter.affine
     session_dropout: float = 0.0  # chance that a training trial is adapted by the mean of all sessions
@@ -161,11 +251,37 @@ class ModelConfig:
     mode: ModeConfig = field(default_factory=ModeConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
+    gru: GruConfig = field(default_factory=GruConfig)
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+
+
+@dataclass(kw_only=True, slots=True)
+class LanguageModelConfig:
+    """The Transformer over words of `task=language_model`."""
+
+    vocabulary_size: int = 20000  # most frequent words, which are one token; all others are spelled
+    frequent_tokens: int = 4096  # told apart by a first softmax; rarer ones by a second one behind it, where they occur
+    d_model: int = 256
+    n_layers: int = 4
+    n_heads: int = 4
+    d_hidden: int = 1024  # of the MLP; SwiGLU's is 2/3 of it, for the same number of parameters
+    activation: Activation = Activation.gelu
+    dropout: float = 0.1
+    context: int = 128  # tokens that one token sees, itself included
+
+
+@dataclass(kw_only=True, slots=True)
+class TextConfig:
+    """What a language model learns from."""
+
+    train: list[str] = field(default_factory=list)  # text files, one sentence a line
+    valid: list[str] = field(default_factory=list)  # held-out ones, which pick the best checkpoint
+    tokens_per_batch: int = 2048  # of one rank, about
 
 
 @dataclass(kw_only=True, slots=True)
 class OptimConfig:
-    """AdamW with decoupled decay, cosine with warm-up."""
+    """AdamW with decoupled decay, a schedule with warm-up."""
 
     lr: float = 2e-4
     beta1: float = 0.9
@@ -173,7 +289,9 @@ class OptimConfig:
     eps: float = 1e-8
     weight_decay: float = 0.05
     warmup_steps: int = 5000
-    min_lr_ratio: float = 0.0  # of lr, where the cosine ends
+    schedule: LrSchedule = LrSchedule.cosine
+    min_lr_ratio: float = 0.0  # of lr, where the schedule ends
+    step_at: float = 0.6  # part of the run after which schedule=step falls
     schedule_scope: ScheduleScope = ScheduleScope.run
     clip_norm: float = 1.0
     accumulation: int = 1  # batches to an optimizer step
@@ -188,6 +306,7 @@ class LossWeights:
     mode_information: float = 0.0  # modes sharp for a trial, balanced over trials
     mode_block: float = 0.0  # one mode to a block
     flow: float = 0.0
+    cross_entropy: float = 0.0  # of the next token of text
 
 
 @dataclass(kw_only=True, slots=True)
@@ -201,6 +320,7 @@ class LrMultipliers:
     ctc_head: float = 1.0
     predictor: float = 1.0
     joiner: float = 1.0
+    language_model: float = 1.0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -209,6 +329,7 @@ class PhaseConfig:
     steps: int | None = None
     train: list[str] = MISSING  # modules whose parameters move; all others are frozen
     loss: LossWeights = field(default_factory=LossWeights)
+    normaliser: LossNormaliser = LossNormaliser.phonemes
     lr_multipliers: LrMultipliers = field(default_factory=LrMultipliers)
     evaluate_every_epochs: float | None = None  # null: at the end of the phase only
     patience: int | None = None  # leave the phase after so many evaluations without a better metric
@@ -228,19 +349,32 @@ class LmConfig:
         default_factory=list
     )  # further text files, one sentence a line, beside the training sentences
     order: int = 3
+    neural: str | None = None  # a second language model: a checkpoint of task=language_model, or hf:<name or folder>
+    neural_weight: float = 0.5  # its part of the language model score
+    corpora: list[str] = field(
+        default_factory=list
+    )  # a text (.txt) or model for each corpus that sentences may be of: words are decoded in two passes
+    corpus_evidence: CorpusEvidence = CorpusEvidence.block
+    corpus_purity: float = 0.95  # part of a block's sentences that are of the block's corpus
+    corpus_pass: CorpusPass = CorpusPass.search
 
 
 @dataclass(kw_only=True, slots=True)
 class DecodeConfig:
+    search: WordSearch = WordSearch.ctc
     beam_size: int = 100
     nbest: int = 10
     acoustic_scale: float = 1.0
     lm_scale: float = 1.0
     word_bonus: float = 0.0  # natural-log units added for each word
     blank_penalty: float = 0.0  # taken off the blank's log-probability
+    silence_score: float = 0.0  # added to the log-probability of every silence between words
+    beam_threshold: float | None = None  # drop hypotheses this far below the best; null: keep beam_size of them
+    fusion_every: int = 15  # frames between turns of lm.neural in the search; 0: at the end of a sentence only
     ctc_weight: float = 0.5  # of CTC in the joint decision on phonemes; the transducer has the rest
     rnnt_beam_size: int = 4
     rnnt_max_symbols: int = 4  # symbols that one frame may emit
+    ilm_scale: float = 0.0  # of the transducer's internal language model, taken off its labels in the word search
 
 
 @dataclass(kw_only=True, slots=True)
@@ -293,6 +427,8 @@ class TrainConfig:
     task: TaskConfig = field(default_factory=TaskConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    text: TextConfig = field(default_factory=TextConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     lm: LmConfig = field(default_factory=LmConfig)
@@ -322,5 +458,31 @@ class SubmissionConfig:
     output: str = "submission.csv"
 
 
+@dataclass(kw_only=True, slots=True)
+class TuneAxes:
+    """Values that the grid begins with; Optuna draws between the smallest and the largest. One value is a fixed one."""
+
+    acoustic_scale: list[float] = field(default_factory=lambda: [0.25, 0.4, 0.6, 0.9, 1.3])
+    word_bonus: list[float] = field(default_factory=lambda: [-1.0, 0.0, 1.0])
+    blank_penalty: list[float] = field(default_factory=lambda: [0.0, 1.0, 2.0, 4.0])
+    neural_weight: list[float] = field(  # of the second language model, where there is one
+        default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0]
+    )
+
+
+@dataclass(kw_only=True, slots=True)
+class TuneConfig:
+    """Root of `configs/tune.yaml`."""
+
+    checkpoint: str = MISSING
+    split: str = "val"
+    method: TuneMethod = TuneMethod.grid
+    refinements: int = 2  # of the grid: rounds that halve the distance to the neighbours of the best
+    trials: int = 100  # of optuna
+    axes: TuneAxes = field(default_factory=TuneAxes)
+    processes: int = 0  # 0: all cores
+    output: str | None = None  # folder for tune.json, tune.html, heatmap.png, decode.yaml; null: <run>/tune_<split>
+
+
 # Sections of the training config that evaluation and submission may override.
-OVERRIDABLE_SECTIONS = ("data", "lm", "decode", "adapt", "parallel", "logging")
+OVERRIDABLE_SECTIONS = ("data", "text", "lm", "decode", "adapt", "parallel", "logging")

@@ -4,61 +4,80 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 
-from mode_ssm.config import Smoothing, TrainConfig
+from mode_ssm.config import Smoothing, TaskName, TrainConfig
 from mode_ssm.data.brain2text import load_features, submission_order
 from mode_ssm.data.transforms import lookahead_bins
-from mode_ssm.models.mode_ssm import MODE_SSM
+from mode_ssm.inference_text import open_batch_scorer
+from mode_ssm.lm.scorer import BatchScorer
+from mode_ssm.models.phoneme_model import PhonemeModel
 from mode_ssm.report import ExampleTrial, choose_example, write_report
 from mode_ssm.submission import validate_submission, write_submission
 from mode_ssm.tasks.decoding import decode_trials
 from mode_ssm.tasks.evaluation import Evaluation, evaluate_split
 from mode_ssm.tasks.transcription import restore_model
 from mode_ssm.tasks.transcription_data import TranscriptionData
-from mode_ssm.tasks.word_decoder import build_word_decoder
+from mode_ssm.tasks.word_decoder import build_word_decoding
+from mode_ssm.tasks.word_decoding import WordDecoding
 from mode_ssm.train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
-from mode_ssm.train.distributed import available_cores
+from mode_ssm.train.distributed import Distributed
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A checkpoint's model on its device and the data it is asked about."""
+    """A checkpoint's model on its device, the data it is asked about, and the processes that share the work."""
 
     checkpoint: Checkpoint
     config: TrainConfig  # the checkpoint's, with what the command line put over it
-    model: MODE_SSM
+    model: PhonemeModel
     data: TranscriptionData
-    device: torch.device
+    distributed: Distributed
+    neural: BatchScorer | None  # the second language model of decoding
 
     @property
     def run_dir(self) -> Path:
         return self.checkpoint.path.parent.parent
 
 
-def load(checkpoint: Checkpoint, config: TrainConfig, device: torch.device) -> LoadedModel:
-    """Build the model as `checkpoint` describes it and open the data that `config` names."""
-    model = restore_model(checkpoint.config, checkpoint.description, checkpoint.weights()).to(device)
-    data = TranscriptionData.open(
-        config.data, config.seed, checkpoint.description["sessions"], progress=config.logging.progress
-    )
-    return LoadedModel(checkpoint, config, model, data, device)
+def load(checkpoint: Checkpoint, config: TrainConfig, distributed: Distributed) -> LoadedModel:
+    """Build the model as `checkpoint` describes it and open the data that `config` names; on every rank.
+
+    Raises `ValueError` for the checkpoint of another task than transcription.
+    """
+    if checkpoint.config.task.name is not TaskName.transcription:
+        raise ValueError(
+            f"{checkpoint.path} is of task={checkpoint.config.task.name.value}, which decodes no recordings"
+        )
+    progress = config.logging.progress and distributed.is_main
+
+    def build() -> LoadedModel:
+        model = restore_model(checkpoint.config, checkpoint.description, checkpoint.weights()).to(distributed.device)
+        data = TranscriptionData.open(config.data, config.seed, checkpoint.description["sessions"], progress=progress)
+        neural = open_batch_scorer(config.lm.neural) if config.lm.neural is not None else None
+        return LoadedModel(checkpoint, config, model, data, distributed, neural)
+
+    return distributed.together(build)
 
 
-def report_on(loaded: LoadedModel, split: str, folder: Path, *, tta: bool) -> Evaluation:
-    """Decode `split`, write `report.json` and `report.html` into `folder`, return the evaluation."""
+def report_on(loaded: LoadedModel, split: str, folder: Path, *, tta: bool) -> dict[str, Any]:
+    """Decode `split` on all ranks, write `report.json` and `report.html` into `folder` on rank 0; the summary."""
     config = loaded.config
     evaluation = evaluate_split(
         loaded.model,
         loaded.data,
         split,
         config,
-        loaded.device,
+        loaded.distributed,
         tta=tta,
-        processes=available_cores(),
+        neural=loaded.neural,
         progress=config.logging.progress,
     )
+    return loaded.distributed.on_main(lambda: _write_report(loaded, evaluation, split, folder))
+
+
+def _write_report(loaded: LoadedModel, evaluation: Evaluation, split: str, folder: Path) -> dict[str, Any]:
+    config = loaded.config
     evaluation.summary["checkpoint"] = f"{loaded.checkpoint.path.name} of {loaded.run_dir.name}"
     evaluation.summary["num_parameters"] = loaded.checkpoint.description["num_parameters"]
     evaluation.summary["stages"] = stage_metrics(loaded)
@@ -81,7 +100,7 @@ def report_on(loaded: LoadedModel, split: str, folder: Path, *, tta: bool) -> Ev
         example=example,
         notes=[f"Checkpoint {evaluation.summary['checkpoint']}.", signal_path(loaded)],
     )
-    return evaluation
+    return evaluation.summary
 
 
 def stage_metrics(loaded: LoadedModel) -> list[dict[str, Any]]:
@@ -105,29 +124,37 @@ def signal_path(loaded: LoadedModel) -> str:
 
 
 def submit(loaded: LoadedModel, output: Path, *, tta: bool) -> int:
-    """Decode the test split and write the CSV; return the number of rows.
+    """Decode the test split on all ranks and write the CSV on rank 0; return the number of rows.
 
     Raises `ValueError` where words cannot be decoded, or where the file that was written does not pass validation.
     """
-    config = loaded.config
+    config, distributed = loaded.config, loaded.distributed
     trials = submission_order(loaded.data.trials("test"))
-    decoder = build_word_decoder(config, loaded.data)
-    if decoder is None:
-        raise ValueError(
-            "a submission needs words: give lm.lexicon=... (CMUdict's format), or put lexicon.txt beside the data"
-        )
+    words = distributed.together(lambda: _require_words(loaded))
     decoded, _ = decode_trials(
         loaded.model,
         loaded.data,
         trials,
         config.decode,
-        loaded.device,
-        decoder,
+        words,
+        distributed,
         adapt=config.adapt if tta else None,
-        processes=available_cores(),
         progress=config.logging.progress,
     )
     sentences = [decoded[info.name].words or "" for info in trials]
-    write_submission(output, sentences)
-    validate_submission(output, len(trials), empty_ids=[row for row, text in enumerate(sentences) if not text])
+
+    def write() -> None:
+        write_submission(output, sentences)
+        validate_submission(output, len(trials), empty_ids=[row for row, text in enumerate(sentences) if not text])
+
+    distributed.on_main(write)
     return len(trials)
+
+
+def _require_words(loaded: LoadedModel) -> WordDecoding:
+    words = build_word_decoding(loaded.config, loaded.data, loaded.neural, loaded.model)
+    if words is None:
+        raise ValueError(
+            "a submission needs words: give lm.lexicon=... (CMUdict's format), or put lexicon.txt beside the data"
+        )
+    return words

@@ -8,6 +8,7 @@ from typing import Any
 
 LOSS = "train/loss"
 VALIDATION_PER = "val/per"
+VALIDATION_PERPLEXITY = "val/perplexity"
 
 Line = dict[str, Any]
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mode_ssm.data.log_mel import BIN_SECONDS
-from mode_ssm.report_history import LOSS, VALIDATION_PER, Stage, loss_terms, series
+from mode_ssm.report_history import LOSS, VALIDATION_PER, VALIDATION_PERPLEXITY, Stage, loss_terms, series
 from mode_ssm.vocab import BLANK, CLASSES
 
 INK, MUTED, GRID, BLUE, ORANGE = "#1f2933", "#5f6c7b", "#e3e8ee", "#1f6fb2", "#c2571a"
@@ -52,14 +52,18 @@ _TITLES = {
     "train/mode_information": "mode information loss",
     "train/mode_block": "mode block loss",
     RATE: "learning rate",
+    "train/cross_entropy": "cross-entropy of a token",
     VALIDATION_PER: "validation PER (%)",
+    VALIDATION_PERPLEXITY: "validation perplexity of a word",
 }
+
+_METRICS = (VALIDATION_PER, VALIDATION_PERPLEXITY)
 
 
 def training_figure(stages: Sequence[Stage]) -> str:
-    """Every loss term, the learning rate and validation PER over steps; stages as named bands."""
+    """Every loss term, the learning rate and the validation metric over steps; stages as named bands."""
     held = {key for stage in stages for line in (*stage.train, *stage.evaluations) for key in line}
-    panels = [key for key in (LOSS, *loss_terms(stages), RATE, VALIDATION_PER) if key in held]
+    panels = [key for key in (LOSS, *loss_terms(stages), RATE, *_METRICS) if key in held]
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, 0.7 + 1.15 * len(panels)), layout="constrained")
         names, *all_axes = figure.subplots(
@@ -69,12 +73,12 @@ def training_figure(stages: Sequence[Stage]) -> str:
             _training_panel(axes, stages, key)
         _name_stages(names, stages)
         all_axes[-1].set_xlabel("optimizer step")
-        return _svg(figure, "Losses, learning rate and validation PER over optimizer steps, stage by stage")
+        return _svg(figure, "Losses, learning rate and validation metric over optimizer steps, stage by stage")
 
 
 def _training_panel(axes: Axes, stages: Sequence[Stage], key: str) -> None:
     curves = [series((*stage.train, *stage.evaluations), key) for stage in stages]
-    if key in (RATE, VALIDATION_PER):  # these run on from stage to stage; losses change their meaning
+    if key in (RATE, *_METRICS):  # these run on from stage to stage; losses change their meaning
         curves = [([step for steps, _ in curves for step in steps], [v for _, values in curves for v in values])]
     title, scale = _TITLES.get(key, key.removeprefix("train/")), 1.0
     highest = max((value for _, values in curves for value in values), default=0.0)
@@ -92,6 +96,7 @@ def _training_panel(axes: Axes, stages: Sequence[Stage], key: str) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(3))
     if key == VALIDATION_PER:
         axes.set_ylim(bottom=0)
+    if key in _METRICS:
         axes.annotate(f"{y[-1]:.1f}", (x[-1], y[-1]), xytext=(0, 5), textcoords="offset points", ha="right")
     elif key in _POSITIVE and 0 < lowest * 20 < highest:
         axes.set_yscale("log")

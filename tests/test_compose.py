@@ -17,12 +17,16 @@ from mode_ssm.compose import (
 from mode_ssm.config import EvaluateConfig, OnBadTrial, SubmissionConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-EXPERIMENTS = "quickstart, simulated_shuffled, spoken_digits, t15_mode_ssm, t15_mode_ssm_smoke"
+EXPERIMENTS, MODELS = (
+    ", ".join(sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml")))
+    for group in ("experiment", "model")
+)
+D_MODELS = "'model.d_model' or 'model.transformer.d_model' or 'language_model.d_model'"
 PHASES = "ctc_warmup, joint, mode, flow_bridge"
 QUOTE = "; write key=value, or \"key='value'\" with special characters"
 NO_SECTION = (
     "the model and its training come from the checkpoint; "
-    "sections that can be overridden: data, lm, decode, adapt, parallel, logging"
+    "sections that can be overridden: data, text, lm, decode, adapt, parallel, logging"
 )
 
 
@@ -47,9 +51,9 @@ def configs(tmp_path, monkeypatch) -> Path:
     ("setting", "message"),
     [
         ("model.d_modle=3", "unknown key 'model.d_modle'; did you mean 'model.d_model'?"),
-        ("modle.d_model=3", "unknown key 'modle.d_model'; did you mean 'model.d_model'?"),
+        ("modle.d_model=3", f"unknown key 'modle.d_model'; did you mean {D_MODELS}?"),
         ("model.encoder.layers=3", "unknown key 'model.encoder.layers'; did you mean 'model.encoder.n_layers'?"),
-        ("d_model=3", "unknown key or group 'd_model'; did you mean 'model.d_model'?"),
+        ("d_model=3", f"unknown key or group 'd_model'; did you mean {D_MODELS}?"),
         ("lr=3", "unknown key or group 'lr'; did you mean 'optim.lr' or 'adapt.lr'?"),
         ("optims=x", "unknown key or group 'optims'; did you mean 'optim'?"),
         ("optim.lr.x=3", "unknown key 'optim.lr.x'; did you mean 'optim.lr'?"),
@@ -69,8 +73,8 @@ def configs(tmp_path, monkeypatch) -> Path:
         ),
         (
             "model._target_=os.system",
-            "unknown key 'model._target_'; model has d_model, denoiser, encoder, heads, mode, session_adapter, "
-            "session_dropout, stem",
+            "unknown key 'model._target_'; model has d_model, denoiser, encoder, gru, heads, kind, mode, "
+            "session_adapter, session_dropout, stem, transformer",
         ),
     ],
 )
@@ -87,9 +91,12 @@ def test_a_mistyped_key_names_the_nearest(plus, setting, message):
         ),
         ("experiment=zzz", f"unknown experiment 'zzz'; choices: {EXPERIMENTS}"),
         ("parallel=cudo", "unknown parallel 'cudo'; did you mean 'cuda'? choices: auto, bf16, cpu, cuda"),
-        ("task=null", "'task=null': 'task' cannot be left out; choices: transcription"),
-        ("~task", "'~task': 'task' cannot be left out; choices: transcription"),
-        ("task={name:x}", "'task={name:x}': 'task' takes one of transcription; set keys as task.key=value"),
+        ("task=null", "'task=null': 'task' cannot be left out; choices: language_model, transcription"),
+        ("~task", "'~task': 'task' cannot be left out; choices: language_model, transcription"),
+        (
+            "task={name:x}",
+            "'task={name:x}': 'task' takes one of language_model, transcription; set keys as task.key=value",
+        ),
     ],
 )
 def test_an_unknown_choice_names_the_nearest_and_the_others(setting, message):
@@ -164,25 +171,25 @@ def test_what_cannot_be_read_is_refused(arguments, message):
          "configs/experiment/mine.yaml: data.on_bad_trial=stpo: expected one of stop, skip; did you mean 'stop'?"),
         ("experiment/mine", "# @package _global_\ndefaults:\n  - override /model: mode_ssn\n",
          "configs/experiment/mine.yaml: unknown model 'mode_ssn'; did you mean 'mode_ssm'? "
-         "choices: mode_ssm, mode_ssm_small, mode_ssm_speech"),
+         f"choices: {MODELS}"),
         ("experiment/mine", "# @package _global_\ndefaults:\n  - override /modle: mode_ssm\n",
          "configs/experiment/mine.yaml: unknown group 'modle'; did you mean 'model'?"),
         ("experiment/mine", "# @package _global_\ndefaults:\n  - quickstrat\n",
          "configs/experiment/mine.yaml: unknown experiment 'quickstrat'; did you mean 'quickstart'? "
-         "choices: mine, quickstart, simulated_shuffled, spoken_digits, t15_mode_ssm, t15_mode_ssm_smoke"),
+         f"choices: {EXPERIMENTS.replace('quickstart', 'mine, quickstart')}"),
         ("experiment/mine", "# @package _global_\nseed: [1\n",
          "configs/experiment/mine.yaml:3: malformed YAML: expected ',' or ']', but got '<stream end>'"),
         ("experiment/mine", "# @package _global_\nseed: 1\nseed: 2\n",
          "configs/experiment/mine.yaml:3: malformed YAML: found duplicate key seed"),
         ("experiment/mine", "# @package _global_\nmodel: {_target_: os.system}\n",
-         "configs/experiment/mine.yaml: unknown key 'model._target_'; model has d_model, denoiser, encoder, heads, "
-         "mode, session_adapter, session_dropout, stem"),
+         "configs/experiment/mine.yaml: unknown key 'model._target_'; model has d_model, denoiser, encoder, gru, "
+         "heads, kind, mode, session_adapter, session_dropout, stem, transformer"),
         ("optim/mine", "learning_rate: 1\n",
          "configs/optim/mine.yaml: unknown key 'optim.learning_rate'; optim has accumulation, beta1, beta2, "
-         "clip_norm, eps, lr, min_lr_ratio, schedule_scope, warmup_steps, weight_decay"),
+         "clip_norm, eps, lr, min_lr_ratio, schedule, schedule_scope, step_at, warmup_steps, weight_decay"),
         ("model/mine", "defaults: [mode_ssm_smal, _self_]\n",
          "configs/model/mine.yaml: unknown model 'mode_ssm_smal'; did you mean 'mode_ssm_small'? "
-         "choices: mine, mode_ssm, mode_ssm_small, mode_ssm_speech"),
+         f"choices: {MODELS.replace('mode_ssm,', 'mine, mode_ssm,')}"),
         ("curriculum/mine", "phases: {extra: {epochs: 1, trian: [encoder]}}\n",
          "configs/curriculum/mine.yaml: unknown key 'curriculum.phases.extra.trian'; "
          "did you mean 'curriculum.phases.extra.train'?"),
@@ -295,7 +302,7 @@ def test_the_help_of_training_lists_choices_keys_values_meanings_and_examples(ca
         load_train_config(["--help", "seed=11"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
-    assert re.search(r"experiment +quickstart\*  simulated_shuffled  spoken_digits", printed)
+    assert re.search(r"experiment +lm_small  quickstart\*  sim_gru_baseline", printed)
     assert "\n  seed=11\n" in printed
     assert re.search(r"data\.on_bad_trial=stop +one of stop, skip\n", printed)
     assert re.search(r"lm\.texts=\[\] +further text files, one sentence a line", printed)

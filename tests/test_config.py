@@ -18,23 +18,34 @@ from mode_ssm import config
 from mode_ssm.compose import load_train_config, validate
 from mode_ssm.compose.keys import ConfigError, schema_keys
 from mode_ssm.compose.overrides import group_choices
-from mode_ssm.compose.validation import _RANGES, LOSS_TERMS, MODULES
+from mode_ssm.compose.validation import _RANGES, CTC_MODULES, LOSS_TERMS, MODULES
 from mode_ssm.config import (
     OVERRIDABLE_SECTIONS,
     EvaluateConfig,
+    LossNormaliser,
+    LossWeights,
+    LrMultipliers,
+    LrSchedule,
     Mixer,
+    ModelKind,
     Precision,
     SessionAdapter,
     Smoothing,
     SubmissionConfig,
+    TaskName,
     TrainConfig,
 )
 from mode_ssm.models.mode_ssm import MODE_SSM
+from mode_ssm.models.phoneme_model import PhonemeModel
+from mode_ssm.models.transformer_lm import TransformerLM
+from mode_ssm.tasks.transcription import build_model
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 EXPERIMENTS = group_choices()["experiment"]
+TEXTS = ("text.train=[train.txt]", "text.valid=[valid.txt]")  # which nobody but the user can name
+LANGUAGE_MODEL = ("experiment=lm_small", *TEXTS)
 SCHEMA = [kind for _, kind in inspect.getmembers(config, inspect.isclass) if dataclasses.is_dataclass(kind)]
 
 
@@ -73,8 +84,13 @@ def test_every_number_of_the_schema_has_a_range():
 
 
 def test_the_names_that_a_phase_may_use_are_those_of_the_model():
-    assert set(MODULES) == set(MODE_SSM.MODULES)
-    assert set(LOSS_TERMS) == {"ctc", "rnnt", "mode_information", "mode_block", "flow"}
+    assert MODULES[TaskName.transcription] == MODE_SSM.MODULES
+    assert CTC_MODULES == PhonemeModel.MODULES
+    for table, kind in ((MODULES, LrMultipliers), (LOSS_TERMS, LossWeights)):
+        assert {name for names in table.values() for name in names} == {
+            field.name for field in dataclasses.fields(kind)
+        }
+        assert set(table) == set(TaskName)
 
 
 def test_sections_that_evaluation_overrides_exist_and_no_script_key_hides_one():
@@ -99,11 +115,14 @@ def test_an_experiment_has_the_last_word_over_the_base_file():
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes_names_its_run_and_builds(name):
-    composed = loaded(f"experiment={name}")
+    composed = loaded(f"experiment={name}", *TEXTS)
     assert composed.run_name == name
     assert composed.run_dir == f"runs/{name}"
     with torch.device("meta"):
-        model = MODE_SSM(composed.model, composed.data.feature_dim, num_sessions=45)
+        if composed.task.name is TaskName.language_model:
+            model = TransformerLM(composed.language_model, num_tokens=20_000)
+        else:
+            model = build_model(composed, num_sessions=45, num_blocks=3)
     assert sum(parameter.numel() for parameter in model.parameters()) > 100_000
 
 
@@ -112,7 +131,10 @@ def test_every_experiment_composes_names_its_run_and_builds(name):
     [(group, choice) for group, choices in group_choices().items() for choice in choices if group != "experiment"],
 )
 def test_every_choice_of_every_group_composes(group, choice):
-    assert isinstance(loaded(f"{group}={choice}"), TrainConfig)
+    base = LANGUAGE_MODEL if choice == "language_model" else ()
+    if "baseline" in choice:
+        base = ("curriculum=one_stage",)
+    assert isinstance(loaded(f"{group}={choice}", *base), TrainConfig)
 
 
 def test_the_default_experiment_is_the_quickstart():
@@ -136,10 +158,63 @@ def test_the_full_recipe_is_the_published_one():
     assert (augment.time_masks, augment.time_mask_max_fraction) == (20, 0.05)
 
 
-def test_every_curriculum_runs_the_four_phases_in_order():
-    for choice in group_choices()["curriculum"]:
+def test_every_curriculum_of_transcription_runs_the_four_phases_in_order():
+    for choice in set(group_choices()["curriculum"]) - {"language_model"}:
         phases = loaded(f"curriculum={choice}").curriculum.phases
-        assert list(phases) == ["ctc_warmup", "joint", "mode", "flow_bridge"]
+        four = ["ctc_warmup", "joint", "mode", "flow_bridge"]
+        assert list(phases) == (["ctc"] if choice.startswith("one_stage") else four)
+
+
+def test_the_recipe_of_the_benchmarks_gru_is_the_published_one():
+    """Its `rnn_args.yaml`, and the loss of its trainer."""
+    config = loaded("experiment=t15_gru_baseline")
+    gru, optim, augment = config.model.gru, config.optim, config.data.augment
+    assert config.model.kind is ModelKind.gru
+    assert (gru.hidden, gru.n_layers, gru.patch_size, gru.patch_stride) == (768, 5, 14, 4)
+    assert (gru.session_layers, gru.dropout, gru.input_dropout) == (True, 0.4, 0.2)
+    assert (optim.lr, optim.beta1, optim.beta2, optim.eps, optim.weight_decay) == (0.005, 0.9, 0.999, 0.1, 0.001)
+    assert (optim.warmup_steps, optim.clip_norm, optim.schedule) == (1000, 10, LrSchedule.cosine)
+    assert optim.lr * optim.min_lr_ratio == pytest.approx(1e-4)
+    assert (config.data.batch_size, optim.accumulation, config.data.sessions_per_batch) == (64, 1, 4)
+    assert (augment.white_noise_std, augment.constant_offset_std, augment.random_cut_bins) == (1.0, 0.2, 3)
+    assert (config.data.smoothing, config.data.smoothing_std, augment.time_masks) == (Smoothing.symmetric, 2.0, 0)
+    (phase,) = config.curriculum.phases.values()
+    assert (phase.steps, phase.normaliser) == (120_000, LossNormaliser.trials)
+
+
+def test_the_recipe_of_the_time_masked_transformer_is_the_published_one():
+    config = loaded("experiment=t15_transformer_baseline")
+    transformer, optim, augment = config.model.transformer, config.optim, config.data.augment
+    assert config.model.kind is ModelKind.transformer
+    assert (transformer.patch_size, transformer.d_model, transformer.n_layers) == (4, 384, 5)
+    assert (transformer.n_heads, transformer.head_dim, transformer.mlp_ratio, transformer.max_distance) == (
+        6,
+        64,
+        4,
+        200,
+    )
+    assert (transformer.session_layers, transformer.dropout, transformer.input_dropout) == (False, 0.35, 0.2)
+    assert (transformer.time_masks, transformer.time_mask_max_fraction) == (20, 0.05)
+    assert (optim.lr, optim.beta1, optim.beta2, optim.eps, optim.weight_decay) == (0.002, 0.9, 0.999, 1e-8, 1e-5)
+    assert (optim.schedule, optim.step_at, optim.min_lr_ratio) == (LrSchedule.step, 300 / 500, 0.1)
+    assert (optim.warmup_steps, optim.clip_norm, config.data.batch_size, optim.accumulation) == (0, 100, 64, 1)
+    assert (augment.white_noise_std, augment.constant_offset_std, augment.random_cut_bins) == (0.2, 0.05, 0)
+    assert augment.time_masks == 0  # the model's own
+    (phase,) = config.curriculum.phases.values()
+    assert (phase.epochs, phase.normaliser) == (500, LossNormaliser.phonemes)
+
+
+def test_rivals_on_simulated_data_see_the_same_batches_for_as_many_epochs():
+    ours = loaded("experiment=sim_mode_ssm")
+    epochs = sum(phase.epochs for phase in ours.curriculum.phases.values())
+    for name in ("sim_gru_baseline", "sim_transformer_baseline"):
+        rival = loaded(f"experiment={name}")
+        (phase,) = rival.curriculum.phases.values()
+        assert phase.epochs == epochs
+        rival.data.augment = ours.data.augment
+        assert rival.data == ours.data
+        assert (rival.decode, rival.lm, rival.optim.accumulation) == (ours.decode, ours.lm, ours.optim.accumulation)
+    assert not ours.model.encoder.bidirectional  # as causal as its rivals
 
 
 def test_the_smoke_run_differs_from_the_full_recipe_in_length_only():
@@ -261,6 +336,48 @@ def test_a_value_that_makes_no_sense_is_named_with_what_would(arguments, message
     config = OmegaConf.to_object(OmegaConf.merge(quickstart, OmegaConf.from_dotlist([*SETTLED, *arguments])))
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         validate(config)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        (["text.train=[]"],
+         ["text.train=[]: give text files, one sentence a line, such as text.train=[conversation.txt,read.txt]"]),
+        (["text.valid=[]"],
+         ["text.valid=[]: give text files, one sentence a line, such as text.valid=[held_out.txt]"]),
+        (["language_model.n_heads=3"],
+         ["language_model.n_heads=3: must divide language_model.d_model=256 into heads of even width"]),
+        (["checkpoint.metric=val/per"],
+         ["checkpoint.metric=val/per: expected one of val/perplexity, or null for the task's choice"]),
+        (["curriculum.phases.next_word.train=[encoder]"],
+         ["curriculum.phases.next_word.train: unknown module 'encoder'; known: language_model"]),
+        (["curriculum.phases.next_word.loss.ctc=1"],
+         ["curriculum.phases.next_word.loss.ctc=1.0: task=language_model has no such term; expected 0"]),
+    ],
+)  # fmt: skip
+def test_a_language_model_is_checked_as_such(arguments, messages):
+    composed = OmegaConf.structured(loaded(*LANGUAGE_MODEL))
+    with pytest.raises(ValueError, match=re.escape(messages[0])) as error:
+        validate(OmegaConf.to_object(OmegaConf.merge(composed, OmegaConf.from_dotlist(arguments))))
+    assert str(error.value).splitlines() == messages
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["curriculum=four_stage"], "model.kind=gru: its parts are preprocessor, encoder, ctc_head, and the curriculum "
+         "trains others; choose one for it, e.g. curriculum=one_stage"),
+        (["curriculum.phases.ctc.loss.rnnt=1"],
+         "curriculum.phases.ctc.loss.rnnt=1.0: model.kind=gru has no such term; expected 0"),
+        (["checkpoint.metric=val/per_rnnt"],
+         "checkpoint.metric=val/per_rnnt: expected one of val/per, or null for the task's choice"),
+        (["adapt.ctc_weight=0"], "adapt.steps=5: nothing to minimise; give adapt.ctc_weight, or 0 steps"),
+    ],
+)  # fmt: skip
+def test_a_model_with_a_ctc_head_alone_is_checked_as_such(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        load_train_config(["experiment=sim_gru_baseline", *arguments])
     assert str(error.value) == message
 
 

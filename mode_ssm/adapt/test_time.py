@@ -2,8 +2,9 @@
 
 First the session's feature statistics are mapped onto those the model was trained with; then a few steps minimise the
 entropy of both heads' outputs (Wang et al. 2021, Tent; Lin et al. 2022, SUTA, who leave CTC's blank frames out because
-entropy alone is lowest where everything is blank). Only LayerNorms and the last encoder block move. Leaving the
-context restores the model to the bit.
+entropy alone is lowest where everything is blank). Only LayerNorms and what the model names move: the last encoder
+block of MODE_SSM, the embedding of the Transformer, the session layers of the GRU. Leaving the context restores the
+model to the bit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from mode_ssm.config import AdaptConfig
 from mode_ssm.data.batch import Batch
 from mode_ssm.data.statistics import FeatureStatistics
 from mode_ssm.models.mode_ssm import MODE_SSM
+from mode_ssm.models.phoneme_model import PhonemeModel
 from mode_ssm.ops.lengths import length_mask
 from mode_ssm.vocab import BLANK
 
@@ -34,7 +36,7 @@ class Adaptation:
 
 @contextmanager
 def adapted(
-    model: MODE_SSM, batches: Sequence[Batch], statistics: FeatureStatistics, config: AdaptConfig
+    model: PhonemeModel, batches: Sequence[Batch], statistics: FeatureStatistics, config: AdaptConfig
 ) -> Iterator[Adaptation]:
     """Within the context `model` is adapted to the unlabelled `batches` of one session; afterwards it is as before.
 
@@ -56,15 +58,19 @@ def adapted(
         model.train(training)
 
 
-def adapted_parameters(model: MODE_SSM) -> list[nn.Parameter]:
-    """Those of every LayerNorm and of the last encoder block."""
+def adapted_parameters(model: PhonemeModel) -> list[nn.Parameter]:
+    """Those of every LayerNorm and of `model.adapted_layers()`. Raises `ValueError` where there are none."""
     norms = [p for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()]
-    last_block = list(model.encoder.blocks[-1].parameters())
-    return list({id(p): p for p in norms + last_block}.values())
+    named = [p for layer in model.adapted_layers() for p in layer.parameters()]
+    if not norms + named:
+        raise ValueError(
+            "tta=true: a GRU without session layers has nothing that adaptation moves; evaluate it with tta=false"
+        )
+    return list({id(p): p for p in norms + named}.values())
 
 
 @torch.no_grad()
-def match_statistics(model: MODE_SSM, session: int, statistics: FeatureStatistics) -> None:
+def match_statistics(model: PhonemeModel, session: int, statistics: FeatureStatistics) -> None:
     """Shift and scale the input so that the session's features get the mean and spread they had in training:
     those of row `session` where the model knows it (0 or above), else those of all training data.
 
@@ -84,7 +90,7 @@ def match_statistics(model: MODE_SSM, session: int, statistics: FeatureStatistic
     preprocessor.feature_std.copy_(new_std)
 
 
-def minimise_entropy(model: MODE_SSM, batches: Sequence[Batch], config: AdaptConfig) -> Adaptation:
+def minimise_entropy(model: PhonemeModel, batches: Sequence[Batch], config: AdaptConfig) -> Adaptation:
     """`config.steps` Adam steps, one batch each in turn; refused and undone if the session's entropy did not fall."""
     moving = adapted_parameters(model)
     for parameter in model.parameters():
@@ -110,18 +116,18 @@ def minimise_entropy(model: MODE_SSM, batches: Sequence[Batch], config: AdaptCon
 
 
 @torch.no_grad()
-def session_entropy(model: MODE_SSM, batches: Sequence[Batch], config: AdaptConfig) -> float:
+def session_entropy(model: PhonemeModel, batches: Sequence[Batch], config: AdaptConfig) -> float:
     sums = [batch_entropy(model, batch, config) for batch in batches]
     return float(sum(total for total, _ in sums) / max(float(sum(count for _, count in sums)), 1.0))
 
 
-def batch_entropy(model: MODE_SSM, batch: Batch, config: AdaptConfig) -> tuple[Tensor, Tensor]:
+def batch_entropy(model: PhonemeModel, batch: Batch, config: AdaptConfig) -> tuple[Tensor, Tensor]:
     """(weighted entropy summed over the frames where CTC's best class is a phoneme, number of those frames)."""
     output = model(batch.features, batch.feature_lengths, batch.session_ids)
     best = output.phoneme_logits.argmax(-1)
     frames = length_mask(output.lengths, best.shape[1]) & (best != BLANK)
     total = config.ctc_weight * entropy(output.phoneme_logits)
-    if config.rnnt_weight != 0:
+    if config.rnnt_weight != 0 and isinstance(model, MODE_SSM):
         predictor_out = model.predictor(greedy_contexts(best, model.predictor.context))
         total = total + config.rnnt_weight * entropy(model.joiner(output.encoder_out, predictor_out))
     return (total * frames).sum(), frames.sum()

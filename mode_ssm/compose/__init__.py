@@ -7,6 +7,7 @@ from mode_ssm.compose.loading import (
     load_evaluate_config,
     load_submission_config,
     load_train_config,
+    load_tune_config,
 )
 from mode_ssm.compose.validation import validate
 
@@ -16,6 +17,7 @@ __all__ = [
     "load_evaluate_config",
     "load_submission_config",
     "load_train_config",
+    "load_tune_config",
     "run_main",
     "validate",
 ]

@@ -7,12 +7,19 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mode_ssm.compose.keys import ANY_NAME, Key, expected, find_key, schema_keys
-from mode_ssm.config import OVERRIDABLE_SECTIONS, PhaseConfig, TrainConfig
+from mode_ssm.config import (
+    OVERRIDABLE_SECTIONS,
+    EvaluateConfig,
+    PhaseConfig,
+    SubmissionConfig,
+    TrainConfig,
+    TuneConfig,
+)
 
 _PHASES = "curriculum.phases"
 
 _TRAIN_USAGE = """\
-Train MODE_SSM, evaluate it, write the report.
+Train a model, evaluate it, write the report.
 
   uv run train.py [group=choice ...] [key=value ...]
 
@@ -38,6 +45,11 @@ Run a trained model; the model and its training come from the checkpoint.
   --cfg job   print the composed settings and stop
   --help, -h  this page
 """
+_SCRIPTS: Mapping[Any, str] = {
+    EvaluateConfig: "evaluate_model.py",
+    SubmissionConfig: "make_submission.py",
+    TuneConfig: "scripts/tune_decoding.py",
+}
 
 
 def show_train(composed: DictConfig, groups: Mapping[str, Sequence[str]], chosen: Mapping[str, str]) -> None:
@@ -49,8 +61,7 @@ def show_train(composed: DictConfig, groups: Mapping[str, Sequence[str]], chosen
 
 def show_over_checkpoint(composed: DictConfig, sections: DictConfig, groups: Mapping[str, Sequence[str]]) -> None:
     root = OmegaConf.get_type(composed)
-    script = "evaluate_model.py" if "split" in composed else "make_submission.py"
-    print(_CHECKPOINT_USAGE.format(script=script))
+    print(_CHECKPOINT_USAGE.format(script=_SCRIPTS[root]))
     print("Keys\n" + _keys(composed, root))
     print("Over the checkpoint's configuration\n" + _groups(groups, {}))
     print("  Keys, with the defaults of the schema; the checkpoint has its own")

@@ -35,17 +35,18 @@ from mode_ssm.compose.overrides import (
     parse,
     unknown_choice,
 )
-from mode_ssm.compose.validation import validate, validate_split
-from mode_ssm.config import OVERRIDABLE_SECTIONS, EvaluateConfig, SubmissionConfig, TrainConfig
+from mode_ssm.compose.validation import validate, validate_split, validate_tuning
+from mode_ssm.config import OVERRIDABLE_SECTIONS, EvaluateConfig, SubmissionConfig, TrainConfig, TuneConfig
 
 _CHECKPOINT = "checkpoint_config"  # name under which a checkpoint's configuration is composed upon
-Root = TypeVar("Root", EvaluateConfig, SubmissionConfig)
+Root = TypeVar("Root", EvaluateConfig, SubmissionConfig, TuneConfig)
 
 
 def register_schema() -> None:
-    """Tell Hydra the types behind `train.yaml`, `evaluate.yaml` and `submission.yaml`."""
+    """Tell Hydra the types behind the files that lie in `configs/` itself."""
     store = ConfigStore.instance()
-    for name, node in (("train", TrainConfig), ("evaluate", EvaluateConfig), ("submission", SubmissionConfig)):
+    roots = {"train": TrainConfig, "evaluate": EvaluateConfig, "submission": SubmissionConfig, "tune": TuneConfig}
+    for name, node in roots.items():
         store.store(name=f"{name}_schema", node=node)
 
 
@@ -86,6 +87,13 @@ def load_evaluate_config(argv: Sequence[str]) -> tuple[EvaluateConfig, list[str]
 def load_submission_config(argv: Sequence[str]) -> tuple[SubmissionConfig, list[str]]:
     """The settings of `make_submission.py`, and the overrides for the checkpoint's configuration."""
     return _load_over_checkpoint("submission", SubmissionConfig, argv)
+
+
+def load_tune_config(argv: Sequence[str]) -> tuple[TuneConfig, list[str]]:
+    """The settings of `scripts/tune_decoding.py`, and the overrides for the checkpoint's configuration."""
+    config, section_overrides = _load_over_checkpoint("tune", TuneConfig, argv)
+    validate_tuning(config)
+    return config, section_overrides
 
 
 def apply_overrides(config: TrainConfig, section_overrides: Sequence[str]) -> TrainConfig:

@@ -11,16 +11,30 @@ from mode_ssm.config import (
     LossWeights,
     LrMultipliers,
     Mixer,
+    ModelKind,
     PhaseConfig,
     SessionAdapter,
     Smoothing,
+    TaskName,
     TrainConfig,
+    TuneConfig,
 )
 
-MODULES = tuple(field.name for field in fields(LrMultipliers))
-LOSS_TERMS = tuple(field.name for field in fields(LossWeights))
+# What phases of a task may train and minimise, and what the task measures while it trains, its choice first.
+MODULES = {
+    TaskName.transcription: ("preprocessor", "encoder", "mode_head", "denoiser", "ctc_head", "predictor", "joiner"),
+    TaskName.language_model: ("language_model",),
+}
+LOSS_TERMS = {
+    TaskName.transcription: ("ctc", "rnnt", "mode_information", "mode_block", "flow"),
+    TaskName.language_model: ("cross_entropy",),
+}
+METRICS = {
+    TaskName.transcription: ("val/per_mean", "val/per", "val/per_rnnt"),
+    TaskName.language_model: ("val/perplexity",),
+}
+CTC_MODULES, CTC_TERMS, CTC_METRICS = ("preprocessor", "encoder", "ctc_head"), ("ctc",), ("val/per",)  # of baselines
 SPLITS = ("train", "val", "test")
-METRICS = ("val/per_mean", "val/per", "val/per_rnnt")  # what the transcription task measures while it trains
 
 _AT_LEAST_ONE = (
     "data.feature_dim", "data.batch_size", "data.sessions_per_batch", "data.eval_batch_size", "model.d_model",
@@ -29,7 +43,13 @@ _AT_LEAST_ONE = (
     "model.mode.hidden", "model.denoiser.n_steps", "model.denoiser.hidden", "model.heads.predictor_context",
     "model.heads.d_joint", "optim.accumulation", "lm.order", "decode.beam_size", "decode.nbest",
     "decode.rnnt_beam_size", "decode.rnnt_max_symbols", "adapt.batch_size", "checkpoint.every_steps",
-    "checkpoint.keep", "logging.every_steps",
+    "checkpoint.keep", "logging.every_steps", "language_model.vocabulary_size",
+    "language_model.frequent_tokens", "language_model.d_model",
+    "language_model.n_layers", "language_model.n_heads", "language_model.d_hidden", "language_model.context",
+    "text.tokens_per_batch", "model.gru.patch_size", "model.gru.patch_stride", "model.gru.hidden",
+    "model.gru.n_layers", "model.transformer.patch_size", "model.transformer.d_model", "model.transformer.n_layers",
+    "model.transformer.n_heads", "model.transformer.head_dim", "model.transformer.mlp_ratio",
+    "model.transformer.max_distance",
 )  # fmt: skip
 _POSITIVE = (
     "optim.lr", "optim.eps", "optim.clip_norm", "model.encoder.dt_min", "model.encoder.dt_max",
@@ -39,20 +59,26 @@ _NOT_NEGATIVE = (
     "seed", "data.num_workers", "data.smoothing_std", "data.augment.white_noise_std",
     "data.augment.constant_offset_std", "data.augment.random_cut_bins", "data.augment.time_masks",
     "data.simulate.seed", "model.denoiser.corruption_std", "optim.weight_decay", "optim.warmup_steps",
-    "decode.lm_scale", "decode.blank_penalty", "adapt.steps", "adapt.ctc_weight", "adapt.rnnt_weight",
-    "parallel.threads",
+    "decode.lm_scale", "decode.blank_penalty", "decode.fusion_every", "adapt.steps", "adapt.ctc_weight",
+    "adapt.rnnt_weight", "parallel.threads", "model.transformer.time_masks",
 )  # fmt: skip
 _FROM_0_TO_1 = (
     "data.augment.time_mask_max_fraction",
     "model.session_dropout",
     "optim.min_lr_ratio",
+    "optim.step_at",
+    "model.transformer.time_mask_max_fraction",
     "decode.ctc_weight",
+    "decode.ilm_scale",
+    "lm.neural_weight",
+    "lm.corpus_purity",
 )
 _FROM_0_BELOW_1 = (
     "data.augment.time_warp", "model.stem.input_dropout", "model.encoder.dropout", "model.encoder.drop_path",
-    "model.heads.predictor_dropout", "optim.beta1", "optim.beta2",
+    "model.heads.predictor_dropout", "language_model.dropout", "optim.beta1", "optim.beta2",
+    "model.gru.dropout", "model.gru.input_dropout", "model.transformer.dropout", "model.transformer.input_dropout",
 )  # fmt: skip
-_FINITE = ("model.encoder.dt_bias_shift", "decode.word_bonus")
+_FINITE = ("model.encoder.dt_bias_shift", "decode.word_bonus", "decode.silence_score")
 _RANGES = (
     (_AT_LEAST_ONE, "at least 1", lambda value: value >= 1),
     (_POSITIVE, "above 0", lambda value: 0 < value < math.inf),
@@ -61,11 +87,20 @@ _RANGES = (
     (_FROM_0_BELOW_1, "from 0 to below 1", lambda value: 0 <= value < 1),
     (_FINITE, "a finite number", math.isfinite),
 )
+_LARGE = 1e6
+_TUNED = {
+    "acoustic_scale": (1 / _LARGE, "above 0", _LARGE),
+    "word_bonus": (-_LARGE, "a finite number", _LARGE),
+    "blank_penalty": (0.0, "0 or above", _LARGE),
+    "neural_weight": (0.0, "from 0 to 1", 1.0),
+}
 
 
 def validate(config: TrainConfig) -> None:
     """Raise one `ValueError` with a line for every value that makes no sense: key, value, what would."""
     issues = [*_ranges(config), *_run(config), *_data(config), *_model(config), *_curriculum(config), *_search(config)]
+    if config.task.name is TaskName.language_model:
+        issues += _language_model(config)
     if issues:
         raise ValueError("\n  ".join(["the configuration does not make sense:", *issues]) if issues[1:] else issues[0])
 
@@ -74,6 +109,26 @@ def validate_split(split: str) -> None:
     """Raise `ValueError` for a split that no dataset has."""
     if split not in SPLITS:
         raise ValueError(f"split={split}: expected one of {', '.join(SPLITS)}")
+
+
+def validate_tuning(config: TuneConfig) -> None:
+    """Raise one `ValueError` for settings of `scripts/tune_decoding.py` that make no sense, and for the test split."""
+    if config.split == "test":
+        raise ValueError(
+            "split=test: scales chosen on the test split make its error rates too good to be true; tune with split=val"
+        )
+    validate_split(config.split)
+    issues = []
+    for key, least in (("trials", 1), ("refinements", 0), ("processes", 0)):
+        if getattr(config, key) < least:
+            issues.append(f"{key}={getattr(config, key)}: expected at least {least}")
+    for axis in fields(config.axes):
+        lowest, words, highest = _TUNED[axis.name]
+        values = getattr(config.axes, axis.name)
+        if not values or not all(lowest <= value <= highest for value in values):
+            issues.append(f"axes.{axis.name}={values}: expected one value or more, each {words}")
+    if issues:
+        raise ValueError("; ".join(issues))
 
 
 def _value(config: TrainConfig, path: str) -> Any:
@@ -98,11 +153,11 @@ def _run(config: TrainConfig) -> Iterator[str]:
         yield "resume=true and overwrite=true exclude each other: continue the run, or start it afresh"
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.parallel.device):
         yield f"parallel.device={config.parallel.device}: expected auto, cpu, cuda or cuda:<number>"
-    metric = config.checkpoint.metric
-    if metric is not None and metric not in METRICS:
-        yield f"checkpoint.metric={metric}: expected one of {', '.join(METRICS)}, or null for the task's choice"
+    metric, known = config.checkpoint.metric, CTC_METRICS if _ctc_alone(config) else METRICS[config.task.name]
+    if metric is not None and metric not in known:
+        yield f"checkpoint.metric={metric}: expected one of {', '.join(known)}, or null for the task's choice"
     elif config.checkpoint.higher_is_better:
-        yield f"checkpoint.higher_is_better=true: {metric or METRICS[0]} is better when lower; set it to false"
+        yield f"checkpoint.higher_is_better=true: {metric or known[0]} is better when lower; set it to false"
 
 
 def _data(config: TrainConfig) -> Iterator[str]:
@@ -141,14 +196,39 @@ def _model(config: TrainConfig) -> Iterator[str]:
         yield f"model.encoder.dt_min={encoder.dt_min}: expected at most model.encoder.dt_max={encoder.dt_max}"
 
 
+def _language_model(config: TrainConfig) -> Iterator[str]:
+    for key, example in (("train", "conversation.txt,read.txt"), ("valid", "held_out.txt")):
+        if not getattr(config.text, key):
+            yield f"text.{key}=[]: give text files, one sentence a line, such as text.{key}=[{example}]"
+    model = config.language_model
+    if model.n_heads >= 1 and model.d_model >= 1 and model.d_model % (2 * model.n_heads):
+        yield (
+            f"language_model.n_heads={model.n_heads}: must divide language_model.d_model={model.d_model} "
+            "into heads of even width"
+        )
+
+
 def _curriculum(config: TrainConfig) -> Iterator[str]:
     if not config.curriculum.phases:
         yield "curriculum.phases={}: expected at least one phase; choose a curriculum, e.g. curriculum=four_stage"
+    if _ctc_alone(config) and any(set(p.train) - set(CTC_MODULES) for p in config.curriculum.phases.values()):
+        yield (
+            f"model.kind={config.model.kind.value}: its parts are {', '.join(CTC_MODULES)}, and the curriculum trains "
+            "others; choose one for it, e.g. curriculum=one_stage"
+        )
+        return
     for name, phase in config.curriculum.phases.items():
-        yield from _phase(f"curriculum.phases.{name}", phase)
+        yield from _phase(f"curriculum.phases.{name}", phase, config)
 
 
-def _phase(path: str, phase: PhaseConfig) -> Iterator[str]:
+def _ctc_alone(config: TrainConfig) -> bool:
+    """Whether the model has a CTC head and no other."""
+    return config.task.name is TaskName.transcription and config.model.kind is not ModelKind.mode_ssm
+
+
+def _phase(path: str, phase: PhaseConfig, config: TrainConfig) -> Iterator[str]:
+    task = config.task.name
+    modules, terms = (CTC_MODULES, CTC_TERMS) if _ctc_alone(config) else (MODULES[task], LOSS_TERMS[task])
     if (phase.epochs is None) == (phase.steps is None):
         yield f"{path}: epochs={_null(phase.epochs)} steps={_null(phase.steps)}: give exactly one, the other is null"
     lengths = {"epochs": phase.epochs, "steps": phase.steps, "evaluate_every_epochs": phase.evaluate_every_epochs}
@@ -157,21 +237,24 @@ def _phase(path: str, phase: PhaseConfig) -> Iterator[str]:
             yield f"{path}.{key}={value}: expected above 0, or null"
     if phase.patience is not None and phase.evaluate_every_epochs is None:
         yield f"{path}.patience={phase.patience}: counts evaluations; set {path}.evaluate_every_epochs too"
-    known = ", ".join(MODULES)
+    known = ", ".join(modules)
     if not phase.train:
         yield f"{path}.train=[]: expected at least one of {known}"
     for module in phase.train:
-        if module not in MODULES:
+        if module not in modules:
             yield f"{path}.train: unknown module {module!r}; known: {known}"
     for module in sorted({module for module in phase.train if phase.train.count(module) > 1}):
         yield f"{path}.train: {module!r} stands there twice"
-    weights = {term: getattr(phase.loss, term) for term in LOSS_TERMS}
+    weights = {field.name: getattr(phase.loss, field.name) for field in fields(LossWeights)}
     for term, weight in weights.items():
         if not 0 <= weight < math.inf:
             yield f"{path}.loss.{term}={weight}: expected 0 or above"
+        elif weight and term not in terms:
+            owner = f"model.kind={config.model.kind.value}" if _ctc_alone(config) else f"task={task.value}"
+            yield f"{path}.loss.{term}={weight}: {owner} has no such term; expected 0"
     if not any(weights.values()):
-        yield f"{path}.loss: every weight is 0; give one to at least one of {', '.join(LOSS_TERMS)}"
-    for module in MODULES:
+        yield f"{path}.loss: every weight is 0; give one to at least one of {', '.join(terms)}"
+    for module in (field.name for field in fields(LrMultipliers)):
         multiplier = getattr(phase.lr_multipliers, module)
         if not 0 < multiplier < math.inf:
             yield f"{path}.lr_multipliers.{module}={multiplier}: expected above 0; leave it out of train to freeze it"
@@ -183,12 +266,16 @@ def _search(config: TrainConfig) -> Iterator[str]:
             f"decode.nbest={config.decode.nbest}: expected at most decode.beam_size={config.decode.beam_size}, "
             "because a beam ends with no more hypotheses than it holds"
         )
-    yield from _adapt(config.adapt)
+    threshold = config.decode.beam_threshold
+    if threshold is not None and not threshold > 0:
+        yield f"decode.beam_threshold={threshold}: expected above 0, or null to keep every hypothesis of the beam"
+    yield from _adapt(config.adapt, _ctc_alone(config))
 
 
-def _adapt(adapt: AdaptConfig) -> Iterator[str]:
-    if adapt.steps > 0 and adapt.ctc_weight == 0 and adapt.rnnt_weight == 0:
-        yield f"adapt.steps={adapt.steps}: nothing to minimise; give adapt.ctc_weight or adapt.rnnt_weight, or 0 steps"
+def _adapt(adapt: AdaptConfig, ctc_alone: bool) -> Iterator[str]:
+    if adapt.steps > 0 and adapt.ctc_weight == 0 and (adapt.rnnt_weight == 0 or ctc_alone):
+        keys = "adapt.ctc_weight" if ctc_alone else "adapt.ctc_weight or adapt.rnnt_weight"
+        yield f"adapt.steps={adapt.steps}: nothing to minimise; give {keys}, or 0 steps"
 
 
 def _null(value: float | None) -> str:

@@ -11,7 +11,17 @@ from typing import Any, TypeVar, cast
 import numba
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_SOURCES = ("compiled.py", "beam_arrays.py", "history_kernel.py", "arrival_kernel.py", "beam_kernel.py", "../vocab.py")
+_SOURCES = (
+    "compiled.py",
+    "beam_arrays.py",
+    "history_kernel.py",
+    "arrival_kernel.py",
+    "beam_kernel.py",
+    "transducer_arrays.py",
+    "emission_kernel.py",
+    "transducer_kernel.py",
+    "../vocab.py",
+)
 
 
 def fingerprint(folder: Path) -> str:

@@ -13,6 +13,7 @@ Shapes: T frames, V classes, H hypotheses.
 import copy
 import math
 from dataclasses import dataclass, replace
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -103,11 +104,12 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         for key in ("beam_size", "nbest"):
-            if getattr(self, key) < 1:
+            if not (isinstance(getattr(self, key), int) and getattr(self, key) >= 1):
                 raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
-        for key in ("acoustic_scale", "beam_threshold"):
-            if not getattr(self, key) > 0:
-                raise ValueError(f"{key} must be positive, not {getattr(self, key)}")
+        if not 0 < self.acoustic_scale < math.inf:
+            raise ValueError(f"acoustic_scale must be positive and finite, not {self.acoustic_scale}")
+        if not self.beam_threshold > 0:
+            raise ValueError(f"beam_threshold must be positive, not {self.beam_threshold}")
         for key in ("lm_scale", "word_bonus", "blank_penalty"):
             if not math.isfinite(getattr(self, key)):
                 raise ValueError(f"{key} must be a finite number, not {getattr(self, key)}")
@@ -128,19 +130,26 @@ class CtcWordDecoder:
         language model. Raises `ValueError` for options out of range and for lexicon words that the language model
         cannot produce.
         """
-        self.delayed = delayed
         self.words = lexicon.words
         self.tree = LexiconTree.build(lexicon)
-        self._prepare(scorer, SearchOptions(**options))
+        self._prepare(scorer, SearchOptions(**options), delayed)
 
-    def with_options(self, **options: Any) -> "CtcWordDecoder":
-        """The same decoder but for these options; lexicon and language models are shared."""
+    def with_options(
+        self, *, scorer: Scorer | None = None, delayed: DelayedFusion | EllipsisType | None = ..., **options: Any
+    ) -> "CtcWordDecoder":
+        """The same decoder but for what is given; the lexicon's tree is shared."""
         other = copy.copy(self)
-        other._prepare(self.fusion.scorer, replace(self.options, **options))
+        other._prepare(
+            self.fusion.scorer if scorer is None else scorer,
+            replace(self.options, **options),
+            self.delayed if isinstance(delayed, EllipsisType) else delayed,
+        )
         return other
 
-    def _prepare(self, scorer: Scorer, options: SearchOptions) -> None:
-        self.options = options
+    def _prepare(self, scorer: Scorer, options: SearchOptions, delayed: DelayedFusion | None) -> None:
+        if not self.words:
+            raise ValueError("the lexicon has no words")
+        self.options, self.delayed = options, delayed
         self.fusion = LmFusion(scorer, lm_scale=options.lm_scale, word_bonus=options.word_bonus)
         self.look_ahead = self.tree.best_below(self.fusion.look_ahead(self.words))
         self.look_ahead[:NUM_CLASSES] = 0.0  # no word has begun

@@ -35,8 +35,10 @@ class Source:
 
     @classmethod
     def load(cls, checkpoint: Checkpoint) -> "Source":
-        """Raises `ValueError` for a model that reads the future."""
+        """Raises `ValueError` for a baseline, and for a model that reads the future."""
         model = restore_model(checkpoint.config, checkpoint.description, checkpoint.weights())
+        if not isinstance(model, MODE_SSM):
+            raise ValueError(f"{checkpoint.path} holds a {type(model).__name__}; only MODE_SSM can be exported")
         if not model.causal:
             raise ValueError(
                 f"{checkpoint.path} holds a bidirectional model, which reads the future and cannot stream: "

@@ -82,8 +82,9 @@ class _Reader:
         self._word_ids: dict[bytes, int] = {}
 
     def tables(self) -> tuple[tuple[str, ...], list[NGramTable]]:
-        while (line := self._next()) != b"\\data\\":
-            continue
+        self._number = next((n for n, line in enumerate(self._file, start=1) if line.strip() == b"\\data\\"), 0)
+        if self._number == 0:
+            raise ValueError(f"{self._path}: no \\data\\ line; not an ARPA file")
         expected: list[int] = []
         while match := re.fullmatch(rb"ngram\s+(\d+)\s*=\s*(\d+)", line := self._next()):
             if int(match.group(1)) != len(expected) + 1:

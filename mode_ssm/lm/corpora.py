@@ -3,15 +3,20 @@
 Participants are cued with sentences of several kinds (conversation, 50 words, frequent words, Harvard-like, random
 words), mostly one kind a block. A first pass proposes hypotheses; how probable each corpus finds them says which model
 the second pass should use, the more so together with the other sentences of the block.
+
+Shapes: C corpora, n sentences.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from mode_ssm.lm.ngram_mixture import InterpolatedScorer
+from mode_ssm.lm.kenlm_scorer import open_scorer
+from mode_ssm.lm.ngram import NGramLM
 from mode_ssm.lm.scorer import Scorer
+from mode_ssm.vocab import normalise_sentence
 
 _RULED_OUT = -1e6
 
@@ -34,6 +39,18 @@ class CorpusModels:
         self.prior = np.array([float(shares[name]) for name in self.names])
         self.prior /= self.prior.sum()
 
+    def log_probs(self, sentences: Sequence[Sequence[str]]) -> np.ndarray:
+        """log P(words | corpus) of sentences with their ends: (C, n)."""
+        found = [[model.sequence_log_prob(words) for words in sentences] for model in self._models]
+        return np.array(found).reshape(len(self.names), len(sentences))
+
+    def mixed_log_probs(self, sentences: Sequence[Sequence[str]], weights: np.ndarray) -> np.ndarray:
+        """log sum over corpora of weight * P(words | corpus) of sentences (n,): each is of one corpus from its first
+        word to its last. weights: (C,), P(corpus) before the signal of the sentence is known.
+        """
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.logaddexp.reduce(np.log(weights)[:, None] + self.log_probs(sentences), axis=0))
+
     def evidence(self, hypotheses: Sequence[Sequence[str]], log_weights: Sequence[float] | None = None) -> np.ndarray:
         """log P(signal | corpus) (C,) of one sentence but for a constant: log sum over hypotheses of weight P(words).
 
@@ -45,27 +62,29 @@ class CorpusModels:
         weights = np.zeros(len(hypotheses)) if log_weights is None else np.asarray(log_weights, float)
         if len(weights) != len(hypotheses):
             raise ValueError(f"{len(hypotheses)} hypotheses but {len(weights)} weights")
-        log_probs = [[model.sequence_log_prob(words) for words in hypotheses] for model in self._models]
-        return np.logaddexp.reduce(weights + np.array(log_probs), axis=1)
+        return np.asarray(np.logaddexp.reduce(weights + self.log_probs(hypotheses), axis=1))
 
-    def posterior(self, evidence: np.ndarray) -> np.ndarray:
-        """P(corpus | signal) (C,) of a sentence for itself; the prior where no corpus can produce it."""
-        return self.block_posteriors(evidence[None], purity=0.0)[0]
+    def posterior(self, given_others: np.ndarray, evidence: np.ndarray) -> np.ndarray:
+        """P(corpus of each sentence | its signal and the others') (n, C) from `given_others` and `evidence` (n, C).
 
-    def block_posteriors(self, evidence: np.ndarray, *, purity: float = 0.95, causal: bool = False) -> np.ndarray:
-        """P(corpus of sentence i | signals of the block) (n, C) from `evidence` (n, C) of its sentences in order.
+        What the others say, where no corpus can produce the sentence.
+        """
+        evidence = self._checked(evidence)
+        with np.errstate(divide="ignore"):
+            joint = np.log(given_others) + evidence
+        return np.exp(joint - _log_sum(joint))
+
+    def given_others(self, evidence: np.ndarray, *, purity: float = 0.95, causal: bool = False) -> np.ndarray:
+        """P(corpus of sentence i | signals of the other sentences of its block) (n, C), given `evidence` (n, C) of all
+        sentences of the block in order.
 
         A block has one corpus, drawn from the prior; each of its sentences is of it with probability `purity` and else
-        drawn from the prior by itself. `causal`: sentence i sees the sentences before it only, as in live use.
+        drawn from the prior by itself: with purity 0 a sentence learns nothing from others. `causal`: sentence i sees
+        the sentences before it only, as in live use.
         """
         if not 0 <= purity <= 1:
             raise ValueError(f"purity of a block must be from 0 to 1, not {purity}")
-        if evidence.ndim != 2 or evidence.shape[1] != len(self.names) or np.isnan(evidence).any():
-            raise ValueError(f"evidence must be numbers (sentences, {len(self.names)} corpora), not {evidence.shape}")
-        # A sentence that no corpus can produce says nothing; a corpus that is ruled out stays a number.
-        highest = evidence.max(axis=1, keepdims=True, initial=-np.inf)
-        evidence = np.where(np.isneginf(highest), 0.0, evidence)
-        evidence = np.maximum(evidence - np.where(np.isneginf(highest), 0.0, highest), _RULED_OUT)
+        evidence = self._checked(evidence)
         log_prior = np.log(self.prior)
         with np.errstate(divide="ignore"):
             of_block, apart = np.log(purity), np.log1p(-purity)
@@ -74,19 +93,47 @@ class CorpusModels:
         others = (given_block.cumsum(axis=0) if causal else given_block.sum(axis=0)) - given_block
         block = log_prior + others
         block -= _log_sum(block)
-        joint = evidence + np.logaddexp(of_block + block, apart + log_prior)
-        return np.exp(joint - _log_sum(joint))
+        return np.exp(np.logaddexp(of_block + block, apart + log_prior))
 
-    def mixture(self, posterior: np.ndarray, *, floor: float = 1e-3) -> Scorer:
-        """The models interpolated with the posterior (C,); those below `floor` are left out."""
-        kept = [index for index in range(len(self.names)) if posterior[index] >= min(floor, posterior.max())]
-        if len(kept) == 1:
-            return self._models[kept[0]]
-        return InterpolatedScorer([self._models[i] for i in kept], [float(posterior[i]) for i in kept])
+    def _checked(self, evidence: np.ndarray) -> np.ndarray:
+        """Evidence relative to the best corpus. A sentence that no corpus can produce says nothing; a corpus that is
+        ruled out stays a number.
+        """
+        if evidence.ndim != 2 or evidence.shape[1] != len(self.names) or np.isnan(evidence).any():
+            raise ValueError(f"evidence must be numbers (sentences, {len(self.names)} corpora), not {evidence.shape}")
+        highest = evidence.max(axis=1, keepdims=True, initial=-np.inf)
+        evidence = np.where(np.isneginf(highest), 0.0, evidence)
+        return np.maximum(evidence - np.where(np.isneginf(highest), 0.0, highest), _RULED_OUT)
 
-    def choice(self, posterior: np.ndarray) -> Scorer:
-        """The model of the most probable corpus; of the first in order among equals."""
-        return self._models[int(np.argmax(posterior))]
+
+def load_models(files: Iterable[str], vocabulary: Iterable[str], order: int) -> dict[str, Scorer]:
+    """One language model a file, by the file's name without folder and ending.
+
+    A file that ends in .txt is text, one sentence a line, to estimate a model from: of `order` and with a probability
+    for every word of `vocabulary`. Any other is a model (see `open_scorer`). Raises `ValueError` naming a file that is
+    missing, empty, or does not fit the vocabulary, and two of one name.
+    """
+    vocabulary = list(vocabulary)
+    models: dict[str, Scorer] = {}
+    for file in files:
+        path = Path(file)
+        name = path.stem
+        if not path.is_file():
+            raise ValueError(f"corpus {file}: no such file; expected text (.txt) or a model of scripts/train_lm.py")
+        if name in models:
+            raise ValueError(f"corpus {file}: another one is called {name!r} too; rename one of the files")
+        if path.suffix != ".txt":
+            models[name] = open_scorer(path)
+            continue
+        lines = path.read_text(encoding="utf-8").splitlines()
+        sentences = [sentence for line in lines if (sentence := normalise_sentence(line))]
+        if not sentences:
+            raise ValueError(f"corpus {file}: no sentence in it")
+        try:
+            models[name] = NGramLM.estimate(sentences, order, vocabulary)
+        except ValueError as error:
+            raise ValueError(f"corpus {file}: {error}") from None
+    return models
 
 
 def _log_sum(values: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Models in KenLM's formats behind the `Scorer` seam, with the `kenlm` extra; and which reader a file is for."""
 
 import math
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from mode_ssm.lm.ngram_file import MAGIC
 from mode_ssm.lm.scorer import Scorer
 
 _LN10 = math.log(10.0)
+_MAX_UNKNOWN, _MIN_SHARE = 0.2, 0.5
 
 
 class KenLMScorer(Scorer):
@@ -57,12 +59,37 @@ class KenLMScorer(Scorer):
         return self.score(self._null, word)[0]
 
 
-def open_scorer(path: str | Path) -> NGramLM | KenLMScorer:
-    """Open an n-gram model of any form: mapped (`NGramLM.save`), KenLM binary, or ARPA, plain or gzip."""
+def open_scorer(path: str | Path, words: Sequence[str] = ()) -> NGramLM | KenLMScorer:
+    """Open an n-gram model of any form: mapped (`NGramLM.save`), KenLM binary, or ARPA, plain or gzip.
+
+    `words`: those that it will have to score. Raises `ValueError` if it is a model of other words: over a fifth of them
+    would score as `<unk>`, and the rest have less than half of its probability. A model of fewer words passes, and so
+    does one of more.
+    """
+    if Path(path).is_dir():
+        raise ValueError(f"{path}: a folder, not a language model; scripts/train_lm.py writes one")
     with Path(path).open("rb") as file:
         start = file.read(max(len(MAGIC), len(KENLM_MAGIC)))
+    scorer: NGramLM | KenLMScorer
     if start.startswith(MAGIC):
-        return NGramLM.load(path)
-    if start.startswith(KENLM_MAGIC):
-        return KenLMScorer(path)
-    return NGramLM.read_arpa(path)
+        scorer = NGramLM.load(path)
+    elif start.startswith(KENLM_MAGIC):
+        scorer = KenLMScorer(path)
+    else:
+        scorer = NGramLM.read_arpa(path)
+    unknown = [word for word in words if word not in scorer]
+    if len(unknown) > _MAX_UNKNOWN * len(words):
+        share = _share(scorer, words)
+        if share < _MIN_SHARE:
+            cased = _share(scorer, {form for word in unknown for form in (word.upper(), word.capitalize())})
+            reason = "wrong case: lower it" if cased > share else "wrong case or wrong lexicon?"
+            raise ValueError(
+                f"{path}: {len(unknown)} of {len(words)} lexicon words are not in this language model, and the others "
+                f"have {share:.0%} of its probability ({reason}): {', '.join(unknown[:5])}"
+            )
+    return scorer
+
+
+def _share(scorer: NGramLM | KenLMScorer, words: Iterable[str]) -> float:
+    """How much of the model's probability those of `words` have that it knows."""
+    return sum(math.exp(scorer.unigram(word)) for word in words if word in scorer)

@@ -8,7 +8,7 @@ from typing import Self
 from mode_ssm import vocab
 from mode_ssm.lm import lexicon_file
 from mode_ssm.lm.lexicon_cache import Arrays, cached, fingerprint, pack_entries, unpack_entries
-from mode_ssm.lm.lexicon_file import RESERVED, Pronunciation, check_pronunciation, read_lexicon_file
+from mode_ssm.lm.lexicon_file import RESERVED, Pronunciation, check_pronunciation, read_lexicon_file, require_file
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,10 @@ class Lexicon:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The same as `read`, by way of a compiled form in the user's cache folder, written at the first time."""
+        path = Path(path)
+        require_file(path)
         # The sources too: another reader may read another lexicon from the same file.
-        key = fingerprint(Path(path), *(Path(module.__file__ or "") for module in (lexicon_file, vocab)))
+        key = fingerprint(path, *(Path(module.__file__ or "") for module in (lexicon_file, vocab)))
         return cls._of(unpack_entries(cached(f"lexicon-{key}", lambda: cls.read(path).pack())))
 
     @classmethod

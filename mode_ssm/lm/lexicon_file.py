@@ -112,7 +112,14 @@ def read_lexicon_file(path: str | Path) -> LexiconFile:
     return result
 
 
+def require_file(path: Path) -> None:
+    """Raises `ValueError` for a folder; a path where nothing is is left to whoever opens it."""
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder, not a pronunciation dictionary")
+
+
 def _text(path: Path) -> str:
+    require_file(path)
     data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")

@@ -3,33 +3,32 @@
 Shapes: B trials, T bins, C features, T' frames, D d_model, U phonemes, V classes, K modes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mode_ssm.config import ModelConfig
 from mode_ssm.models.denoise_flow import DenoiseFlow
 from mode_ssm.models.mode_head import ModeHead
+from mode_ssm.models.phoneme_model import PhonemeModel, PhonemeOutput
 from mode_ssm.models.preprocessor import Preprocessor
 from mode_ssm.models.rnnt_ctc_heads import CTCHead, Joiner, StatelessPredictor
 from mode_ssm.models.ssm_encoder import SSMEncoder
 from mode_ssm.models.streaming import StreamState
+from mode_ssm.ops.lengths import strided_lengths
 
 
-@dataclass(frozen=True, slots=True)
-class ModeSSMOutput:
-    """phoneme_logits (B, T', V) of the CTC head; encoder_out (B, T', D), what both heads read; lengths (B,) in frames;
-    mode_log_probs (B, K), log p(z | X)."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModeSSMOutput(PhonemeOutput):
+    """encoder_out (B, T', D), what both heads read; mode_log_probs (B, K), log p(z | X)."""
 
-    phoneme_logits: Tensor
     encoder_out: Tensor
-    lengths: Tensor
     mode_log_probs: Tensor
 
 
-class MODE_SSM(nn.Module):  # noqa: N801 (the model's published name)
+class MODE_SSM(PhonemeModel):  # noqa: N801 (the model's published name)
     """A brain-to-text decoder: features (B, T, C) -> phoneme logits and p(z | X).
 
     `causal` and `frame_stride` say what an output frame may depend on: bins up to (i + 1) * frame_stride - 1.
@@ -39,7 +38,7 @@ class MODE_SSM(nn.Module):  # noqa: N801 (the model's published name)
 
     def __init__(self, config: ModelConfig, feature_dim: int, num_sessions: int, num_blocks: int = 1) -> None:
         super().__init__()
-        self.preprocessor = Preprocessor(config, feature_dim, num_sessions)
+        self.preprocessor: Preprocessor = Preprocessor(config, feature_dim, num_sessions)
         self.encoder = SSMEncoder(config.d_model, config.encoder)
         self.mode_head = ModeHead(config.d_model, config.mode, self.encoder.causal, num_blocks)
         self.denoiser = DenoiseFlow(config.d_model, config.denoiser)
@@ -62,7 +61,9 @@ class MODE_SSM(nn.Module):  # noqa: N801 (the model's published name)
         x, lengths, mode_log_probs = self.encode(features, feature_lengths, session_ids)
         if denoise:
             x = self.denoiser(x)
-        return ModeSSMOutput(self.ctc_head(x), x, lengths, mode_log_probs)
+        return ModeSSMOutput(
+            phoneme_logits=self.ctc_head(x), lengths=lengths, encoder_out=x, mode_log_probs=mode_log_probs
+        )
 
     def initial_state(self, session_ids: Tensor) -> StreamState:
         """The state before the first frame of trials from these sessions (B,), -1 for unseen.
@@ -95,6 +96,9 @@ class MODE_SSM(nn.Module):  # noqa: N801 (the model's published name)
         predictor_out = self.predictor(self.predictor.contexts(targets))
         return self.joiner(encoder_out.unsqueeze(2), predictor_out.unsqueeze(1))
 
-    @property
-    def device(self) -> torch.device:
-        return self.ctc_head.output.weight.device
+    @staticmethod
+    def frame_lengths(config: ModelConfig, bin_lengths: Tensor) -> Tensor:
+        return strided_lengths(bin_lengths, config.stem.stride)
+
+    def adapted_layers(self) -> Sequence[nn.Module]:
+        return [self.encoder.blocks[-1]]

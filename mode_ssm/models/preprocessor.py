@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mode_ssm.config import ModelConfig, SessionAdapter
+from mode_ssm.models.input_statistics import InputStatistics
 from mode_ssm.ops.lengths import length_mask, strided_lengths
 
 
@@ -51,32 +52,21 @@ class StemState:
     bins: Tensor
 
 
-class Preprocessor(nn.Module):
+class Preprocessor(InputStatistics):
     """Features (B, T, C) -> frames (B, T', D).
 
     Session adapter (Willett et al. 2023 call it a day-specific input layer): a gain and an offset for each feature, a
     full matrix, or a projection of its own. Frame i sees bins up to (i + 1) * stride - 1 and `kernel_size` bins in all.
-    `feature_mean` and `feature_std` (C,) are those of the training split, `session_mean` and `session_std` (S, C) those
-    of each training session, which adaptation aims at.
     """
 
-    feature_mean: Tensor
-    feature_std: Tensor
-    session_mean: Tensor
-    session_std: Tensor
-
     def __init__(self, config: ModelConfig, feature_dim: int, num_sessions: int) -> None:
-        super().__init__()
+        super().__init__(feature_dim, num_sessions)
         stem, self.adapter = config.stem, config.session_adapter
         self.stride, self.left_padding = stem.stride, stem.kernel_size - stem.stride
         if self.left_padding < 0:
             raise ValueError(f"model.stem.kernel_size={stem.kernel_size} must be at least stride={stem.stride}")
         if self.adapter is SessionAdapter.projection and stem.projection is None:
             raise ValueError("model.session_adapter=projection needs model.stem.projection=<width>")
-        self.register_buffer("feature_mean", torch.zeros(feature_dim))
-        self.register_buffer("feature_std", torch.ones(feature_dim))
-        self.register_buffer("session_mean", torch.zeros(num_sessions, feature_dim))
-        self.register_buffer("session_std", torch.ones(num_sessions, feature_dim))
         shapes: dict[SessionAdapter, dict[str, tuple[int, ...]]] = {
             SessionAdapter.diagonal: {"weight": (feature_dim,), "offset": (feature_dim,)},
             SessionAdapter.affine: {"weight": (feature_dim, feature_dim), "offset": (feature_dim,)},
@@ -93,14 +83,6 @@ class Preprocessor(nn.Module):
         self.projection = nn.Linear(feature_dim, stem.projection) if stem.projection is not None else None
         self.conv = nn.Conv1d(stem.projection or feature_dim, config.d_model, stem.kernel_size, stem.stride)
         self.norm = nn.LayerNorm(config.d_model)
-
-    @torch.no_grad()
-    def set_statistics(self, mean: Tensor, std: Tensor, session_mean: Tensor, session_std: Tensor) -> None:
-        """Statistics (C,) of the training split and (S, C) of its sessions; features that never vary stay unscaled."""
-        self.feature_mean.copy_(mean)
-        self.feature_std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
-        self.session_mean.copy_(session_mean)
-        self.session_std.copy_(torch.where(session_std > 1e-6, session_std, torch.ones_like(session_std)))
 
     def forward(self, features: Tensor, lengths: Tensor, session_ids: Tensor) -> tuple[Tensor, Tensor]:
         x = self._adapt(features, self._session_maps(session_ids))
@@ -136,7 +118,7 @@ class Preprocessor(nn.Module):
 
     def _adapt(self, features: Tensor, session: dict[str, Tensor]) -> Tensor:
         """(B, T, C) -> (B, T, P): everything in front of the convolution, bin by bin."""
-        x = (features - self.feature_mean) / self.feature_std
+        x = self.normalise(features)
         if self.adapter is SessionAdapter.diagonal:
             x = x * (1 + session["weight"].unsqueeze(1)) + session["offset"].unsqueeze(1)
         elif self.adapter is SessionAdapter.affine:

@@ -64,3 +64,12 @@ class _Involution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (rows,) = ctx.saved_tensors
         return _Involution.apply(grad, rows), None  # type: ignore[no-untyped-call]
+
+
+def few_sizes(size: int) -> int:
+    """`size` rounded up to a power of two, above 32 to a multiple of it.
+
+    A CPU's math library compiles and keeps a kernel for every shape (up to a megabyte with bf16 products), so a scorer
+    that runs for hours pads its batches to few sizes.
+    """
+    return -(-size // 32) * 32 if size > 32 else 1 << max(size - 1, 0).bit_length()

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from mode_ssm.adapt.test_time import Adaptation
 from mode_ssm.config import TrainConfig
 from mode_ssm.data.batch import TrialInfo
+from mode_ssm.lm.scorer import BatchScorer
 from mode_ssm.metrics import seen_unseen_split
-from mode_ssm.models.mode_ssm import MODE_SSM
+from mode_ssm.models.phoneme_model import PhonemeModel
 from mode_ssm.tasks.decoding import DecodedTrial, decode_trials
 from mode_ssm.tasks.results import TrialResult, summarise
+from mode_ssm.tasks.sharding import Ranks
 from mode_ssm.tasks.transcription_data import TranscriptionData
-from mode_ssm.tasks.word_decoder import build_word_decoder
+from mode_ssm.tasks.word_decoder import build_word_decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,41 +28,32 @@ class Evaluation:
 
 
 def evaluate_split(
-    model: MODE_SSM,
+    model: PhonemeModel,
     data: TranscriptionData,
     split: str,
     config: TrainConfig,
-    device: torch.device,
+    ranks: Ranks,
     *,
     tta: bool = False,
-    processes: int = 1,
+    neural: BatchScorer | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Decode a split and compare it with its labels, or with the truth file where the split withholds them.
 
-    With `tta` every trial is decoded twice, so that the report shows words without and with adaptation.
-    Raises `ValueError` for an empty split or one without labels.
+    With `tta` every trial is decoded twice, so that the report shows words without and with adaptation. `neural` is
+    `lm.neural`, loaded. Ranks share the decoding and all return the same; if one fails, all raise. Raises `ValueError`
+    for an empty split or one without labels.
     """
     trials = data.trials(split)
     if not data.has_labels(split):
         raise ValueError(f"split={split} has no labels to compare with; make_submission.py decodes it without")
-    decoder = build_word_decoder(config, data)
-    plain, _ = decode_trials(
-        model, data, trials, config.decode, device, decoder, processes=processes, progress=progress
-    )
+    words = ranks.together(lambda: build_word_decoding(config, data, neural, model))
+    plain, _ = decode_trials(model, data, trials, config.decode, words, ranks, progress=progress)
     decoded: dict[str, DecodedTrial] = plain
     adaptations: dict[str, Adaptation] = {}
     if tta:
         decoded, adaptations = decode_trials(
-            model,
-            data,
-            trials,
-            config.decode,
-            device,
-            decoder,
-            adapt=config.adapt,
-            processes=processes,
-            progress=progress,
+            model, data, trials, config.decode, words, ranks, adapt=config.adapt, progress=progress
         )
     results = _results(data, trials, decoded, plain if tta else None)
     summary = summarise(results, seed=config.seed)

@@ -1,7 +1,7 @@
 """What transcription reads: the index of a dataset, its truth where it is known, and batches of it."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -78,16 +78,19 @@ class TranscriptionData:
         cache = FeatureCache() if config.cache_features else None
         return cls(config, index, read_truth(config.root), list(sessions), seed, cache)
 
-    def require_frames(self, stride: int) -> None:
-        """Every training trial must give CTC a frame for each phoneme; others stop the run or are left out."""
-        short = [t for t in self.index.trials["train"] if -(-t.num_bins // stride) < (t.num_phonemes or 0)]
+    def require_frames(self, num_frames: Callable[[int], int]) -> None:
+        """Every training trial must give CTC a frame for each phoneme; others stop the run or are left out.
+
+        num_frames: bins of a trial -> frames that the model makes of it.
+        """
+        short = [t for t in self.index.trials["train"] if num_frames(t.num_bins) < (t.num_phonemes or 0)]
         if not short:
             return
         listing = ", ".join(f"{t.name} ({t.num_bins} bins, {t.num_phonemes} phonemes)" for t in short[:5])
         if self.config.on_bad_trial is OnBadTrial.stop:
             raise ValueError(
-                f"{len(short)} training trials are too short for their labels at model.stem.stride={stride}: "
-                f"{listing}; lower the stride or leave them out with data.on_bad_trial=skip"
+                f"{len(short)} training trials give the model fewer frames than phonemes: {listing}; lower its stride "
+                "or leave them out with data.on_bad_trial=skip"
             )
         logger.warning("left out %d training trials too short for their labels: %s", len(short), listing)
         names = {t.name for t in short}

@@ -1,8 +1,8 @@
 """The loss terms of transcription: CTC, transducer, the mode's regularisers, the flow bridge.
 
-Every term is a sum over trials with the count that normalises it: phonemes for CTC and transducer, trials for the
-mode, frames for the flow. No term couples the trials of a batch, so that sums over ranks and accumulated batches
-equal those of one large batch.
+Every term is a sum over trials with the count that normalises it: phonemes for CTC and transducer (trials where the
+phase says so), trials for the mode, frames for the flow. No term couples the trials of a batch, so that sums over ranks
+and accumulated batches equal those of one large batch.
 """
 
 import math
@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mode_ssm.config import PhaseConfig
+from mode_ssm.config import LossNormaliser, PhaseConfig
 from mode_ssm.data.batch import Batch
 from mode_ssm.models.denoise_flow import sample_path
 from mode_ssm.models.mode_ssm import MODE_SSM
+from mode_ssm.models.phoneme_model import PhonemeModel
 from mode_ssm.ops.joint_transducer_loss import joint_transducer_loss
 from mode_ssm.ops.lengths import length_mask, strided_lengths
 from mode_ssm.tasks.task import LossTerms, Objective
@@ -27,6 +28,35 @@ def loss_weights(phase: PhaseConfig) -> dict[str, float]:
     """The non-zero weights of a phase by term."""
     names = ("ctc", "rnnt", "mode_information", "mode_block", "flow")
     return {name: weight for name in names if (weight := float(getattr(phase.loss, name))) != 0}
+
+
+def label_count(batch: Batch, normaliser: LossNormaliser) -> Tensor:
+    """What divides the sums of CTC and transducer."""
+    phonemes = batch.target_lengths.sum()
+    return phonemes if normaliser is LossNormaliser.phonemes else torch.full_like(phonemes, len(batch))
+
+
+def ctc_sum(logits: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+    """-log P(targets) summed over trials: logits (B, T', V), lengths (B,) in frames."""
+    log_probs = logits.float().log_softmax(-1).transpose(0, 1)
+    return F.ctc_loss(log_probs, batch.targets, lengths, batch.target_lengths, blank=BLANK, reduction="sum")
+
+
+class CtcObjective(Objective):
+    """CTC alone, for models that have no other head."""
+
+    model: PhonemeModel
+
+    def __init__(self, model: PhonemeModel, phase: PhaseConfig) -> None:
+        super().__init__()
+        self.model, self.normaliser = model, phase.normaliser
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {"ctc": float(label_count(batch, self.normaliser))}
+
+    def forward(self, batch: Batch) -> LossTerms:
+        output = self.model(batch.features, batch.feature_lengths, batch.session_ids)
+        return {"ctc": (ctc_sum(output.phoneme_logits, output.lengths, batch), label_count(batch, self.normaliser))}
 
 
 class TranscriptionObjective(Objective):
@@ -47,7 +77,7 @@ class TranscriptionObjective(Objective):
     ) -> None:
         super().__init__()
         self.model = model
-        self.terms = frozenset(loss_weights(phase))
+        self.terms, self.normaliser = frozenset(loss_weights(phase)), phase.normaliser
         self.denoise = "denoiser" in phase.train
         self.block_rows = block_rows
         sessions = sorted({session for session, _ in block_rows})
@@ -57,9 +87,9 @@ class TranscriptionObjective(Objective):
         self.corruption_std = corruption_std
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        phonemes = float(batch.target_lengths.sum())
+        labels = float(label_count(batch, self.normaliser))
         frames = float(strided_lengths(batch.feature_lengths, self.model.frame_stride).sum())
-        by_term = {"ctc": phonemes, "rnnt": phonemes, "flow": frames}
+        by_term = {"ctc": labels, "rnnt": labels, "flow": frames}
         return {term: by_term.get(term, float(len(batch))) for term in sorted(self.terms)}
 
     def forward(self, batch: Batch) -> LossTerms:
@@ -73,16 +103,14 @@ class TranscriptionObjective(Objective):
             if self.denoise:
                 encoder_out = self.model.denoiser(encoder_out)
         if "ctc" in self.terms:
-            terms["ctc"] = self._ctc(encoder_out, lengths, batch), batch.target_lengths.sum()
+            total = ctc_sum(self.model.ctc_head(encoder_out), lengths, batch)
+            terms["ctc"] = total, label_count(batch, self.normaliser)
         if "rnnt" in self.terms:
-            terms["rnnt"] = self._transducer(encoder_out, lengths, batch), batch.target_lengths.sum()
+            total = self._transducer(encoder_out, lengths, batch)
+            terms["rnnt"] = total, label_count(batch, self.normaliser)
         if self.terms & {"mode_information", "mode_block"}:
             self._mode(mode_log_probs, batch, terms)
         return terms
-
-    def _ctc(self, encoder_out: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
-        log_probs = self.model.ctc_head(encoder_out).float().log_softmax(-1).transpose(0, 1)
-        return F.ctc_loss(log_probs, batch.targets, lengths, batch.target_lengths, blank=BLANK, reduction="sum")
 
     def _transducer(self, encoder_out: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
         predictor, joiner = self.model.predictor, self.model.joiner

@@ -4,9 +4,11 @@ Control messages (counts, flags, objects) go over gloo on the CPU, also where gr
 there for an evaluation on rank 0 neither spins the GPU nor trips NCCL's watchdog.
 """
 
+import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -19,14 +21,14 @@ from mode_ssm.ops import backends
 from mode_ssm.ops.matmul_precision import choose_matmul_precision
 from mode_ssm.train.allocator import keep_freed_memory
 
-# Ranks wait this long for each other; an evaluation with decoding on rank 0 takes minutes to hours.
+# Ranks wait this long for each other; decoding takes minutes to hours, and one of them may have more of it.
 TIMEOUT = timedelta(hours=12)
 
 T = TypeVar("T")
 
 
-class RankZeroError(RuntimeError):
-    """Rank 0 failed at something that it did for all; raised on the others."""
+class RankError(RuntimeError):
+    """Another rank failed, and says why; raised on those that wait for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +38,12 @@ class Distributed:
     rank: int
     world_size: int
     device: torch.device
+    local_world_size: int = 1  # processes on this machine
+
+    @property
+    def cores(self) -> int:
+        """CPU cores that are this process's: those of the machine, divided by its processes."""
+        return core_share(self.local_world_size)
 
     @property
     def is_main(self) -> bool:
@@ -64,28 +72,34 @@ class Distributed:
         dist.all_gather_object(gathered, value)
         return gathered
 
-    def on_main(self, function: Callable[[], T]) -> T:
-        """Run `function` on rank 0 while the others wait; its result on every rank.
+    def together(self, function: Callable[[], T]) -> T:
+        """Run `function` on every rank; its own result on each.
 
-        If it raises, every rank raises: rank 0 the error itself, the others a `RankZeroError`; none waits for ever.
+        If it raises anywhere, every rank raises: the first that failed the error itself, the others a `RankError`; none
+        waits for ever.
         """
         if self.world_size == 1:
             return function()
         result: T | None = None
         error: Exception | None = None
-        if self.is_main:
-            try:
-                result = function()
-            except Exception as caught:
-                error = caught
-        result, failure = self.broadcast_object((result, str(error) if error else None))
-        if error is not None:
-            raise error
-        if failure is not None:
-            raise RankZeroError(f"rank 0 stopped: {failure}")
+        try:
+            result = function()
+        except Exception as caught:
+            error = caught
+        failures = self.gather_objects(str(error) if error else None)
+        for rank, failure in enumerate(failures):
+            if failure is None:
+                continue
+            if error is not None and rank == self.rank:
+                raise error
+            raise RankError(f"rank {rank} stopped: {failure}")
         return result  # type: ignore[return-value]
 
-    def exit(self) -> None:
+    def on_main(self, function: Callable[[], T]) -> T:
+        """Run `function` on rank 0 while the others wait; its result on every rank. Errors as of `together`."""
+        return self.broadcast_object(self.together(lambda: function() if self.is_main else None))  # type: ignore[return-value]
+
+    def exit(self, code: int = 0) -> None:
         """End a process of several, after `close`; nothing where there is one.
 
         gloo's threads (torch 2.11) can outlive the process group: about one run in eight aborted in C++ destructors
@@ -94,7 +108,7 @@ class Distributed:
         if self.world_size > 1:
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(0)
+            os._exit(code)
 
     def close(self) -> None:
         if dist.is_initialized():
@@ -104,6 +118,11 @@ class Distributed:
 def available_cores() -> int:
     """Cores that this process may use (a container's share, not the machine's)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def core_share(local_world_size: int) -> int:
+    """Cores of one of `local_world_size` processes on this machine, at least 1."""
+    return max(1, available_cores() // local_world_size)
 
 
 def choose_device(name: str, local_rank: int, local_world_size: int) -> torch.device:
@@ -136,7 +155,7 @@ def init_distributed(parallel: ParallelConfig, *, announce: bool = False) -> Dis
     if parallel.threads < 0:
         raise ValueError(f"parallel.threads={parallel.threads} must be positive, or 0 for cores divided by processes")
     torch.set_flush_denormal(True)  # decayed states fall into the denormals, where a CPU is many times slower
-    torch.set_num_threads(parallel.threads or max(1, available_cores() // local_world_size))
+    torch.set_num_threads(parallel.threads or core_share(local_world_size))
     keep_freed_memory()
     backends.request(parallel.backend)
     choose_matmul_precision(parallel.matmul_precision.value, device.type)
@@ -147,4 +166,22 @@ def init_distributed(parallel: ParallelConfig, *, announce: bool = False) -> Dis
     if world_size > 1:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=TIMEOUT)
-    return Distributed(rank=rank, world_size=world_size, device=device)
+    if rank > 0:
+        logging.getLogger("mode_ssm").setLevel(logging.ERROR)  # warnings are the same on all; rank 0 gives them once
+    return Distributed(rank=rank, world_size=world_size, device=device, local_world_size=local_world_size)
+
+
+@contextmanager
+def joined(parallel: ParallelConfig, *, announce: bool = False) -> Iterator[Distributed]:
+    """`init_distributed` for the length of a script: processes of several end with it.
+
+    One that stops because another one failed ends in silence with exit code 2, because that other one says why.
+    """
+    distributed = init_distributed(parallel, announce=announce)
+    try:
+        yield distributed
+    except RankError:
+        distributed.exit(2)
+    finally:
+        distributed.close()
+    distributed.exit()

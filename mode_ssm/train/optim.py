@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.optim import AdamW
 
-from mode_ssm.config import OptimConfig, ScheduleScope
+from mode_ssm.config import LrSchedule, OptimConfig, ScheduleScope
 from mode_ssm.train.curriculum import ResolvedPhase
 
 # Recurrence parameters of a Mamba block: decay would pull time constants and skips to zero (state-spaces/mamba).
@@ -52,14 +52,18 @@ def build_optimizer(model: nn.Module, modules: Mapping[str, nn.Module], config: 
     return AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
 
 
-def learning_rate_factor(step: int, *, total_steps: int, warmup_steps: int, min_lr_ratio: float) -> float:
+def learning_rate_factor(step: int, total_steps: int, config: OptimConfig) -> float:
     """Factor on the learning rate for the update that follows `step` updates (0, 1, ...).
 
-    Linear from 1 / warmup_steps to 1 over the warm-up, then half a cosine that reaches `min_lr_ratio` at `total_steps`.
-    A warm-up longer than the run is a ramp that the run leaves early.
+    Linear from 1 / warmup_steps to 1 over the warm-up, then half a cosine that reaches `min_lr_ratio` at `total_steps`,
+    or 1 until `step_at` of them and `min_lr_ratio` from there on. A warm-up longer than the run is a ramp that the run
+    leaves early.
     """
+    warmup_steps, min_lr_ratio = config.warmup_steps, config.min_lr_ratio
     if step < warmup_steps:
         return (step + 1) / warmup_steps
+    if config.schedule is LrSchedule.step:
+        return min_lr_ratio if step >= config.step_at * total_steps else 1.0
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     return min_lr_ratio + (1.0 - min_lr_ratio) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
@@ -70,10 +74,7 @@ def set_learning_rates(
     """Set every group to lr x factor x the phase's multiplier for its module; return lr x factor."""
     in_run = config.schedule_scope is ScheduleScope.run
     factor = learning_rate_factor(
-        phase.start_step + step_in_phase if in_run else step_in_phase,
-        total_steps=run_steps if in_run else phase.steps,
-        warmup_steps=config.warmup_steps,
-        min_lr_ratio=config.min_lr_ratio,
+        phase.start_step + step_in_phase if in_run else step_in_phase, run_steps if in_run else phase.steps, config
     )
     for group in optimizer.param_groups:
         group["lr"] = config.lr * factor * getattr(phase.config.lr_multipliers, group["module"])

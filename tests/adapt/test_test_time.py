@@ -12,15 +12,21 @@ from mode_ssm.config import (
     AdaptConfig,
     DenoiserConfig,
     EncoderConfig,
+    GruConfig,
     HeadsConfig,
     ModeConfig,
     ModelConfig,
+    ModelKind,
     SessionAdapter,
     StemConfig,
+    TransformerConfig,
 )
 from mode_ssm.data.batch import Batch
 from mode_ssm.data.statistics import FeatureStatistics, merge
+from mode_ssm.models.gru_baseline import GRUBaseline
 from mode_ssm.models.mode_ssm import MODE_SSM
+from mode_ssm.models.phoneme_model import PhonemeModel
+from mode_ssm.models.transformer_baseline import TransformerBaseline
 
 C = 6
 
@@ -119,6 +125,49 @@ def test_a_step_size_that_raises_entropy_is_refused(model: MODE_SSM) -> None:
     with adapt_to(model, make_batches(), AdaptConfig(steps=3, lr=math.inf, statistics=False)) as done:
         assert done.refused is not None
         assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def baseline(kind: ModelKind, session_layers: bool = True) -> PhonemeModel:
+    torch.manual_seed(0)
+    gru = GruConfig(session_layers=session_layers, patch_size=6, patch_stride=4, hidden=16, n_layers=2)
+    transformer = TransformerConfig(d_model=16, n_layers=1, n_heads=2, head_dim=8)
+    config = ModelConfig(kind=kind, gru=gru, transformer=transformer)
+    model = (GRUBaseline if kind is ModelKind.gru else TransformerBaseline)(config, C, 2)
+    with torch.no_grad():
+        model.ctc_head.output.weight.mul_(8)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "moving"),
+    [
+        (ModelKind.gru, {"preprocessor.sessions.tables.weight", "preprocessor.sessions.tables.offset"}),
+        (ModelKind.transformer, {
+            *(f"preprocessor.embedding.{i}.{kind}" for i in range(3) for kind in ("weight", "bias")),
+            *(f"encoder.blocks.0.{part}.{kind}" for part in ("attention.norm", "mlp.0") for kind in ("weight", "bias")),
+            "encoder.norm.weight", "encoder.norm.bias",
+        }),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("session", [1, -1])
+def test_baselines_adapt_their_input_by_the_entropy_of_ctc(kind: ModelKind, moving: set[str], session: int) -> None:
+    model = baseline(kind)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with adapt_to(model, make_batches(session), AdaptConfig(steps=5, lr=1e-3)) as done:
+        moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == moving
+    assert done.refused is None
+    assert done.entropy_after < done.entropy_before
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_a_model_that_has_nothing_to_move_is_refused() -> None:
+    model = baseline(ModelKind.gru, session_layers=False)
+    with (
+        pytest.raises(ValueError, match="tta=true: a GRU without session layers"),
+        adapt_to(model, make_batches(), AdaptConfig()),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("session", [1, -1])

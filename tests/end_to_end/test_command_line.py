@@ -159,20 +159,24 @@ def test_killed_at_any_moment_and_resumed_ends_bit_identical(tiny, tmp_path: Pat
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_torchrun_with_two_processes_writes_one_set_of_files(tiny, tmp_path: Path) -> None:
+def torchrun(script: str, *arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    run_dir = tmp_path / "run"
-    launch = ["--nproc_per_node=2", f"--master_port={port}", str(REPOSITORY / "train.py")]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *launch, *tiny_run(tiny.root, run_dir)],
-        env=environment(tiny.cache),
+    launch = ["--nproc_per_node=2", f"--master_port={port}", str(REPOSITORY / script)]
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *launch, *arguments],
+        env=environment(cache),
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
     )
+
+
+def test_torchrun_with_two_processes_writes_one_set_of_files(tiny, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    done = torchrun("train.py", *tiny_run(tiny.root, run_dir), cache=tiny.cache)
     assert done.returncode == 0, done.stdout + done.stderr
     names = {p.name.split(".")[0] if "tfevents" in p.name else p.name for p in run_dir.iterdir()}
     single = {p.name.split(".")[0] if "tfevents" in p.name else p.name for p in tiny.run_dir.iterdir()}
@@ -181,3 +185,21 @@ def test_torchrun_with_two_processes_writes_one_set_of_files(tiny, tmp_path: Pat
     report = json.loads((run_dir / "report.json").read_text())
     assert report["num_trials"] == json.loads((tiny.run_dir / "report.json").read_text())["num_trials"]
     assert os.readlink(run_dir / "best").startswith("checkpoints/step_")
+
+
+def test_torchrun_with_two_processes_reports_what_one_does(tiny, tmp_path: Path) -> None:
+    arguments = [f"checkpoint={tiny.run_dir / 'best'}", f"output={tmp_path}"]
+    done = torchrun("evaluate_model.py", *arguments, cache=tiny.cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("report: ") == 1
+    assert (tmp_path / "report.json").read_bytes() == (tiny.run_dir / "report.json").read_bytes()
+
+
+def test_torchrun_with_a_mistake_ends_in_one_line_and_without_a_file(tiny, tmp_path: Path) -> None:
+    arguments = [f"checkpoint={tiny.run_dir / 'best'}", "lm.model=none.arpa", f"output={tmp_path / 'submission.csv'}"]
+    done = torchrun("make_submission.py", *arguments, cache=tiny.cache)
+    assert done.returncode != 0
+    assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == [
+        "error: lm.model=none.arpa: no such file; scripts/train_lm.py writes one"
+    ]
+    assert not list(tmp_path.iterdir())

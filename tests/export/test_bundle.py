@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_stream import FEATURE_DIM, SESSIONS, tiny_source, write_checkpoint
 
-from mode_ssm.config import Smoothing
+from mode_ssm.config import ModelKind, Smoothing
 from mode_ssm.export.bundle import Source, build, write_bundle
 from mode_ssm.export.graph import Weights
 from mode_ssm.export.manifest import MANIFEST, Manifest, checksum
@@ -55,6 +55,15 @@ def test_smoothing_and_its_look_ahead_are_told(smoothing: Smoothing, taps: int, 
     manifest = build(tiny_source(smoothing=smoothing), None, Weights.fp32).manifest
     assert (len(manifest.smoothing), manifest.lookahead_bins) == (taps, ahead)
     assert manifest.session is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(ModelKind.gru, "GRUBaseline"), (ModelKind.transformer, "TransformerBaseline")]
+)
+def test_a_baseline_is_refused_in_one_line(tmp_path: Path, kind: ModelKind, name: str) -> None:
+    checkpoint = load_checkpoint(write_checkpoint(tmp_path, kind))
+    with pytest.raises(ValueError, match=f"holds a {name}; only MODE_SSM can be exported$"):
+        Source.load(checkpoint)
 
 
 def test_a_folder_that_exists_is_left_alone(folder: Path) -> None:

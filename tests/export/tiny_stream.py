@@ -11,6 +11,7 @@ from mode_ssm.config import (
     HeadsConfig,
     ModeConfig,
     ModelConfig,
+    ModelKind,
     SessionAdapter,
     Smoothing,
     StemConfig,
@@ -65,9 +66,10 @@ def tiny_source(**changes: object) -> Source:
     return Source("step_00000001 of tiny", model, config.data, SESSIONS)
 
 
-def write_checkpoint(run_dir: Path, **changes: object) -> Path:
+def write_checkpoint(run_dir: Path, kind: ModelKind = ModelKind.mode_ssm, **changes: object) -> Path:
     """A run directory with one checkpoint, and what a task would say of it."""
     config = tiny_config(**changes)
+    config.model.kind = kind
     description = {"sessions": SESSIONS, "num_blocks": 1, "num_parameters": 0}
     save_checkpoint(
         run_dir,

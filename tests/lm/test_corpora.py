@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mode_ssm.lm.corpora import CorpusModels
+from mode_ssm.lm.corpora import CorpusModels, load_models
 from mode_ssm.lm.ngram import NGramLM
 
 VOCABULARY = ["please", "thank", "you", "seven", "horses"]
@@ -24,6 +24,14 @@ def models():
     return CorpusModels(lms, {"talk": 3, "random": 1}), lms
 
 
+def alone(corpora, evidence):
+    return posteriors(corpora, evidence[None], purity=0.0)[0]
+
+
+def posteriors(corpora, evidence, **block):
+    return corpora.posterior(corpora.given_others(evidence, **block), evidence)
+
+
 def test_the_posterior_is_bayes_rule(models):
     corpora, lms = models
     nbest, log_weights = [["thank", "you"], ["seven", "you"]], [-1.0, -0.5]
@@ -31,10 +39,10 @@ def test_the_posterior_is_bayes_rule(models):
         share * sum(math.exp(w + lms[name].sequence_log_prob(h)) for h, w in zip(nbest, log_weights, strict=True))
         for name, share in (("talk", 0.75), ("random", 0.25))
     ]
-    found = corpora.posterior(corpora.evidence(nbest, log_weights))
+    found = alone(corpora, corpora.evidence(nbest, log_weights))
     assert found == pytest.approx(np.array(joint) / sum(joint))
     assert found[0] > 0.9
-    assert corpora.posterior(corpora.evidence([["seven", "horses"]]))[1] > 0.8
+    assert alone(corpora, corpora.evidence([["seven", "horses"]]))[1] > 0.8
 
 
 @settings(max_examples=60, deadline=None)
@@ -49,18 +57,21 @@ def test_block_posteriors_equal_enumeration(evidence, prior, purity, causal):
     corpora = CorpusModels({"a": lm, "b": lm, "c": lm}, dict(zip("abc", prior, strict=True)))
     shares = np.array(prior) / sum(prior)
     likelihood = np.exp(np.array(evidence))
-    found = corpora.block_posteriors(np.array(evidence), purity=purity, causal=causal)
+    given_others = corpora.given_others(np.array(evidence), purity=purity, causal=causal)
+    found = corpora.posterior(given_others, np.array(evidence))
     for i in range(len(evidence)):
         seen = i + 1 if causal else len(evidence)
-        expected = np.zeros(3)
+        expected = np.zeros((2, 3))  # without and with the sentence's own signal
         for block in range(3):
             for own in itertools.product(range(3), repeat=seen):
                 joint = shares[block]
                 for sentence, corpus in enumerate(own):
                     joint *= purity * (corpus == block) + (1 - purity) * shares[corpus]
-                    joint *= likelihood[sentence, corpus]
-                expected[own[i]] += joint
-        assert found[i] == pytest.approx(expected / expected.sum(), abs=1e-9)
+                    joint *= likelihood[sentence, corpus] if sentence != i else 1.0
+                expected[:, own[i]] += joint, joint * likelihood[i, own[i]]
+        expected /= expected.sum(axis=1, keepdims=True)
+        assert given_others[i] == pytest.approx(expected[0], abs=1e-9)
+        assert found[i] == pytest.approx(expected[1], abs=1e-9)
 
 
 def test_the_block_decides_what_a_sentence_leaves_open(models):
@@ -68,12 +79,11 @@ def test_the_block_decides_what_a_sentence_leaves_open(models):
     open_ = np.zeros(2)
     clear = np.array([-30.0, 0.0])
     block = np.stack([open_, clear, open_, clear])
-    alone = [corpora.posterior(row) for row in block]
-    together = corpora.block_posteriors(block, purity=0.9)
-    causal = corpora.block_posteriors(block, purity=0.9, causal=True)
-    assert alone[0] == pytest.approx([0.75, 0.25])
+    together = posteriors(corpora, block, purity=0.9)
+    causal = posteriors(corpora, block, purity=0.9, causal=True)
+    assert alone(corpora, open_) == pytest.approx([0.75, 0.25])
     assert together[0, 1] > 0.9
-    assert causal[0] == pytest.approx(alone[0])
+    assert causal[0] == pytest.approx([0.75, 0.25])
     assert 0.25 < causal[2, 1] < together[2, 1]
 
 
@@ -81,8 +91,8 @@ def test_a_sentence_that_no_corpus_can_produce_says_nothing(models):
     corpora, _ = models
     impossible = corpora.evidence([["zebra"]])
     assert np.isneginf(impossible).all()
-    assert corpora.posterior(impossible) == pytest.approx([0.75, 0.25])
-    with_clear = corpora.block_posteriors(np.stack([impossible, [-30.0, 0.0]]))
+    assert alone(corpora, impossible) == pytest.approx([0.75, 0.25])
+    with_clear = posteriors(corpora, np.stack([impossible, [-30.0, 0.0]]))
     assert with_clear[0, 1] > 0.9
 
 
@@ -91,27 +101,27 @@ def test_long_blocks_stay_finite(models):
     evidence = np.tile([-800.0, 0.0], (500, 1))
     evidence[7] = [0.0, -800.0]
     for purity in (0.95, 1.0):
-        found = corpora.block_posteriors(evidence, purity=purity)
+        found = posteriors(corpora, evidence, purity=purity)
         assert np.isfinite(found).all()
         assert found.sum(axis=1) == pytest.approx(np.ones(500))
-    assert corpora.block_posteriors(evidence, purity=0.95)[7, 0] > 0.99
-    assert corpora.block_posteriors(evidence, purity=1.0)[7, 1] > 0.99
+    assert posteriors(corpora, evidence, purity=0.95)[7, 0] > 0.99
+    assert posteriors(corpora, evidence, purity=1.0)[7, 1] > 0.99
 
 
-def test_mixture_and_choice(models):
+def test_a_sentence_is_of_one_corpus_of_the_mixture_from_end_to_end(models):
     corpora, lms = models
-    words = ["thank", "seven"]
-    mixed = corpora.mixture(np.array([0.4, 0.6]))
-    state = mixed.start()
-    expected = [0.4 * math.exp(lms["talk"].score(lms["talk"].start(), "thank")[0]),
-                0.6 * math.exp(lms["random"].score(lms["random"].start(), "thank")[0])]  # fmt: skip
-    assert math.exp(mixed.score(state, "thank")[0]) == pytest.approx(sum(expected))
-    assert math.isfinite(mixed.sequence_log_prob(words))
-    assert corpora.choice(np.array([0.4, 0.6])) is lms["random"]
-    assert corpora.mixture(np.array([0.9999, 0.0001])) is lms["talk"]
+    sentences = [["thank", "you"], ["seven"], []]
+    expected = [
+        math.log(sum(w * math.exp(lm.sequence_log_prob(s)) for w, lm in zip((0.4, 0.6), lms.values(), strict=True)))
+        for s in sentences
+    ]
+    assert corpora.mixed_log_probs(sentences, np.array([0.4, 0.6])) == pytest.approx(expected)
+    of_one = [lms["talk"].sequence_log_prob(s) for s in sentences]
+    assert corpora.mixed_log_probs(sentences, np.array([1.0, 0.0])) == pytest.approx(of_one)
+    assert corpora.log_probs([]).shape == (2, 0)
 
 
-def test_the_mixture_by_posterior_predicts_better_than_a_pooled_model():
+def test_the_mixture_by_what_was_heard_predicts_better_than_a_pooled_model():
     """Sentences of two kinds; the posterior of each comes from a noisy hypothesis, one of its words replaced."""
     rng = np.random.default_rng(0)
     words = [f"w{i}" for i in range(20)]
@@ -131,8 +141,8 @@ def test_the_mixture_by_posterior_predicts_better_than_a_pooled_model():
         truth = sentence(step)
         heard = list(truth)
         heard[int(rng.integers(len(heard)))] = str(rng.choice(words))
-        model = corpora.mixture(corpora.posterior(corpora.evidence([heard])))
-        totals += [model.sequence_log_prob(truth), pooled.sequence_log_prob(truth)]
+        weights = alone(corpora, corpora.evidence([heard]))
+        totals += [corpora.mixed_log_probs([truth], weights)[0], pooled.sequence_log_prob(truth)]
     assert totals[0] > totals[1] + 60  # more than one nat a sentence
 
 
@@ -148,8 +158,38 @@ def test_bad_input_is_named(models):
     with pytest.raises(ValueError, match="2 hypotheses but 1 weights"):
         corpora.evidence([["thank"], ["you"]], [0.0])
     with pytest.raises(ValueError, match=r"purity of a block must be from 0 to 1, not 1\.5"):
-        corpora.block_posteriors(np.zeros((2, 2)), purity=1.5)
+        corpora.given_others(np.zeros((2, 2)), purity=1.5)
     with pytest.raises(ValueError, match=r"evidence must be numbers \(sentences, 2 corpora\)"):
-        corpora.block_posteriors(np.zeros((2, 3)))
+        corpora.given_others(np.zeros((2, 3)))
     with pytest.raises(ValueError, match="evidence must be numbers"):
-        corpora.block_posteriors(np.full((1, 2), np.nan))
+        corpora.given_others(np.full((1, 2), np.nan))
+
+
+def test_text_files_become_models_and_models_are_opened(tmp_path):
+    text, mapped = tmp_path / "talk.txt", tmp_path / "random.ngram"
+    text.write_text("Thank you.\n\nPlease!\nThank you, please.\n")
+    NGramLM.estimate(TEXTS["random"], 3, VOCABULARY).save(mapped)
+    found = load_models([str(text), str(mapped)], VOCABULARY, 2)
+    talk = NGramLM.estimate(["thank you", "please", "thank you please"], 2, VOCABULARY)
+    for words in (["thank", "you"], ["horses"]):
+        assert found["talk"].sequence_log_prob(words) == pytest.approx(talk.sequence_log_prob(words))
+        expected = NGramLM.load(mapped).sequence_log_prob(words)
+        assert found["random"].sequence_log_prob(words) == pytest.approx(expected)
+    assert list(found) == ["talk", "random"]
+    assert load_models([], VOCABULARY, 2) == {}
+
+
+def test_a_bad_file_of_a_corpus_is_named(tmp_path):
+    def load(content):
+        path = tmp_path / "talk.txt"
+        path.write_text(content)
+        return load_models([str(path)] * 2, VOCABULARY, 2)
+
+    with pytest.raises(ValueError, match=r"corpus missing\.txt: no such file"):
+        load_models(["missing.txt"], VOCABULARY, 2)
+    with pytest.raises(ValueError, match=r"corpus .*talk\.txt: no sentence in it"):
+        load("\n \n")
+    with pytest.raises(ValueError, match=r"corpus .*talk\.txt: .*training words are not in the vocabulary"):
+        load("zebras graze\n")
+    with pytest.raises(ValueError, match=r"corpus .*talk\.txt: another one is called 'talk' too"):
+        load("please\n")

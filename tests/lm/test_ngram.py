@@ -243,7 +243,7 @@ def test_arpa_round_trip(tmp_path, order):
         ("-0.2\tb </s>", "-0.2\ta b", "'a b' occurs twice among the 2-grams"),
         ("-0.4\t<s> a\t-0.25", "-0.4\tb a", "'<s> a b' is in the model without its history"),
         ("\\end\\", "", "not a whole ARPA file"),
-        ("\\data\\", "", "not a whole ARPA file"),
+        ("\\data\\", "", "no \\data\\ line; not an ARPA file"),
         ("\\3-grams:", "\\4-grams:", "expected"),
         ("-0.7\t</s>", "-0.7\tend", "no unigram"),
     ],

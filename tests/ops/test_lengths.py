@@ -2,12 +2,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mode_ssm.ops.lengths import length_mask, reverse_within_lengths, strided_lengths
+from mode_ssm.ops.lengths import few_sizes, length_mask, reverse_within_lengths, strided_lengths
 
 
 def test_mask_marks_exactly_the_valid_frames() -> None:
     mask = length_mask(torch.tensor([0, 2, 4]), 4)
     assert mask.tolist() == [[False] * 4, [True, True, False, False], [True] * 4]
+
+
+def test_few_sizes_are_powers_of_two_and_multiples_of_32() -> None:
+    sizes = [few_sizes(size) for size in range(257)]
+    assert all(size <= rounded < max(2 * size, size + 32) or size == 0 for size, rounded in enumerate(sizes))
+    assert sorted(set(sizes)) == [1, 2, 4, 8, 16, 32, 64, 96, 128, 160, 192, 224, 256]
 
 
 @given(length=st.integers(0, 200), stride=st.integers(1, 20))

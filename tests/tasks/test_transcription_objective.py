@@ -5,12 +5,17 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_model import BLOCK_ROWS, PHASES, build_model, make_batch
+from tiny_model import BLOCK_ROWS, PHASES, build_baseline, build_model, make_batch
 
-from mode_ssm.config import LossWeights, PhaseConfig
+from mode_ssm.config import LossNormaliser, LossWeights, ModelKind, PhaseConfig
 from mode_ssm.models.mode_ssm import MODE_SSM
 from mode_ssm.ops.transducer_loss import transducer_loss_reference
-from mode_ssm.tasks.transcription_objective import BLOCK_SHARPNESS, TranscriptionObjective, loss_weights
+from mode_ssm.tasks.transcription_objective import (
+    BLOCK_SHARPNESS,
+    CtcObjective,
+    TranscriptionObjective,
+    loss_weights,
+)
 
 
 def objective_of(model: MODE_SSM, phase: PhaseConfig) -> TranscriptionObjective:
@@ -116,3 +121,33 @@ def test_a_bridge_that_predicts_the_velocity_has_no_flow_loss(model: MODE_SSM) -
     torch.nn.init.ones_(model.denoiser.output.bias)
     total, count = objective(make_batch([0, 1]))["flow"]
     assert (total / count).item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kind", [ModelKind.gru, ModelKind.transformer])
+def test_ctc_of_a_baseline_is_that_of_its_trials_one_at_a_time_and_reaches_every_parameter(kind: ModelKind) -> None:
+    model, phase = build_baseline(kind), PHASES["ctc_warmup"]
+    objective = CtcObjective(model, phase)
+    total, count = objective.eval()(make_batch([0, 1, 2, 3]))["ctc"]
+    alone = 0.0
+    for row in range(4):
+        batch = make_batch([row])
+        output = model(batch.features, batch.feature_lengths, batch.session_ids)
+        log_probs = output.phoneme_logits.log_softmax(-1)[0]
+        alone += F.ctc_loss(log_probs, batch.targets[0], output.lengths, batch.target_lengths, reduction="sum").item()
+    assert total.item() == pytest.approx(alone, rel=1e-5)
+    assert float(count) == objective.counts(make_batch([0, 1, 2, 3]))["ctc"] == 21.0
+    objective.train()(make_batch([0, 1, 2, 3]))["ctc"][0].backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+
+
+def test_a_phase_may_divide_ctc_and_transducer_by_trials(model: MODE_SSM) -> None:
+    batch = make_batch([0, 1, 2])
+    phase = PhaseConfig(
+        steps=1, train=PHASES["joint"].train, loss=LossWeights(rnnt=1, ctc=1), normaliser=LossNormaliser.trials
+    )
+    for objective in (objective_of(model, phase), CtcObjective(build_baseline(ModelKind.gru), phase)):
+        counts = {term: float(count) for term, (_, count) in objective(batch).items()}
+        assert set(counts.values()) == {3.0}
+        assert counts == objective.counts(batch)
+    by_phonemes = objective_of(model, PHASES["joint"]).eval()(batch)["ctc"][0]
+    assert objective_of(model, phase).eval()(batch)["ctc"][0].item() == pytest.approx(by_phonemes.item())

@@ -5,16 +5,22 @@ import torch
 from mode_ssm.config import (
     DenoiserConfig,
     EncoderConfig,
+    GruConfig,
     HeadsConfig,
     LossWeights,
     ModeConfig,
     ModelConfig,
+    ModelKind,
     PhaseConfig,
     SessionAdapter,
     StemConfig,
+    TransformerConfig,
 )
 from mode_ssm.data.batch import Batch, TrialInfo
+from mode_ssm.models.gru_baseline import GRUBaseline
 from mode_ssm.models.mode_ssm import MODE_SSM
+from mode_ssm.models.phoneme_model import PhonemeModel
+from mode_ssm.models.transformer_baseline import TransformerBaseline
 
 FEATURES = 6
 BLOCK_ROWS = {("s0", 1): 0, ("s0", 2): 1, ("s1", 1): 2}
@@ -50,6 +56,18 @@ def build_model(seed: int = 0) -> MODE_SSM:
         heads=HeadsConfig(d_joint=12, predictor_dropout=0.0),
     )
     return MODE_SSM(config, FEATURES, num_sessions=2, num_blocks=len(BLOCK_ROWS))
+
+
+def build_baseline(kind: ModelKind) -> PhonemeModel:
+    torch.manual_seed(0)
+    transformer = TransformerConfig(
+        session_layers=True, patch_size=2, d_model=16, n_layers=2, n_heads=2, head_dim=8, dropout=0.0,
+        input_dropout=0.0, time_mask_max_fraction=0.2,
+    )  # fmt: skip
+    gru = GruConfig(patch_size=4, patch_stride=2, hidden=16, n_layers=2, dropout=0.0, input_dropout=0.0)
+    config = ModelConfig(kind=kind, gru=gru, transformer=transformer)
+    built = GRUBaseline if kind is ModelKind.gru else TransformerBaseline
+    return built(config, FEATURES, num_sessions=2)
 
 
 def make_batch(rows: list[int]) -> Batch:

@@ -5,7 +5,7 @@ import torch
 
 from mode_ssm.config import ParallelConfig
 from mode_ssm.train import distributed as module
-from mode_ssm.train.distributed import choose_device, init_distributed
+from mode_ssm.train.distributed import Distributed, choose_device, init_distributed
 
 
 def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,7 +15,7 @@ def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch
     assert (alone.rank, alone.world_size, alone.is_main, alone.device.type) == (0, 1, True, "cpu")
     assert alone.all_reduce_sum([1.5, 2.0]) == [1.5, 2.0]
     assert alone.broadcast_object("x") == "x"
-    assert alone.on_main(lambda: 3) == 3
+    assert alone.on_main(lambda: 3) == alone.together(lambda: 3) == 3
 
 
 @pytest.mark.parametrize(("threads", "processes", "expected"), [(0, 1, 6), (0, 2, 3), (0, 8, 1), (5, 2, 5)])
@@ -29,6 +29,13 @@ def test_threads_are_cores_divided_by_processes_unless_given(
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     init_distributed(ParallelConfig(device="cpu", threads=threads))
     assert chosen == [expected]
+
+
+@pytest.mark.parametrize(("processes", "expected"), [(1, 6), (2, 3), (4, 1), (8, 1)])
+def test_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch, processes: int, expected: int) -> None:
+    monkeypatch.setattr(module, "available_cores", lambda: 6)
+    device = torch.device("cpu")
+    assert Distributed(rank=0, world_size=8, device=device, local_world_size=processes).cores == expected
 
 
 def test_a_device_that_is_not_there_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 from toy_task import ToyTask, make_config, phase
 
-from mode_ssm.config import LrMultipliers, OptimConfig, ScheduleScope
+from mode_ssm.config import LrMultipliers, LrSchedule, OptimConfig, ScheduleScope
 from mode_ssm.train.curriculum import resolve_curriculum
 from mode_ssm.train.optim import build_optimizer, learning_rate_factor, parameter_groups, set_learning_rates
 
 
 def test_factor_ramps_up_linearly_then_follows_half_a_cosine() -> None:
-    factors = [learning_rate_factor(s, total_steps=12, warmup_steps=4, min_lr_ratio=0.1) for s in range(13)]
+    config = OptimConfig(warmup_steps=4, min_lr_ratio=0.1)
+    factors = [learning_rate_factor(s, 12, config) for s in range(13)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
     assert factors[4] == 1.0
     assert factors[8] == pytest.approx(0.1 + 0.9 * 0.5)  # half way down
@@ -24,12 +25,18 @@ def test_factor_ramps_up_linearly_then_follows_half_a_cosine() -> None:
 
 
 def test_a_run_shorter_than_its_warmup_stays_on_the_ramp() -> None:
-    factors = [learning_rate_factor(s, total_steps=4, warmup_steps=5000, min_lr_ratio=0.0) for s in range(4)]
+    factors = [learning_rate_factor(s, 4, OptimConfig(warmup_steps=5000)) for s in range(4)]
     assert factors == [1 / 5000, 2 / 5000, 3 / 5000, 4 / 5000]
 
 
 def test_without_warmup_the_first_step_has_the_full_rate() -> None:
-    assert learning_rate_factor(0, total_steps=10, warmup_steps=0, min_lr_ratio=0.0) == 1.0
+    assert learning_rate_factor(0, 10, OptimConfig(warmup_steps=0)) == 1.0
+
+
+def test_a_step_schedule_falls_once_at_its_part_of_the_run() -> None:
+    config = OptimConfig(schedule=LrSchedule.step, warmup_steps=2, min_lr_ratio=0.1, step_at=0.6)
+    factors = [learning_rate_factor(s, 10, config) for s in range(10)]
+    assert factors == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.1]
 
 
 class Block(nn.Module):
