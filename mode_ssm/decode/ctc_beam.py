@@ -76,6 +76,7 @@ class CtcSearchState:
         self.search = search
         self.asked = asked
         self.late = late
+        self.committed: tuple[str, ...] = ()  # words that have left the search, as far as they were asked for
 
     @property
     def num_frames(self) -> int:
@@ -227,13 +228,13 @@ class CtcWordDecoder:
         hypotheses, count = state.search.hypotheses, int(state.search.counters[HYPOTHESES])
         if count == 0:
             return ()
-        return self._words(state.search, int(hypotheses.history[hypotheses.score[:count].argmax()]))
+        return self._words(state, int(hypotheses.history[hypotheses.score[:count].argmax()]))
 
     def stable_prefix(self, state: CtcSearchState) -> tuple[str, ...]:
         """Words that all hypotheses share: no later frame changes them, unless none of the hypotheses survives it."""
         if state.search.counters[HYPOTHESES] == 0:
             return ()
-        return self._words(state.search, shared_history(state.search))
+        return self._words(state, shared_history(state.search))
 
     def finalize(self, state: CtcSearchState) -> list[Hypothesis]:
         """What `decode` returns of the frames so far; the state is unchanged and may go on."""
@@ -305,11 +306,12 @@ class CtcWordDecoder:
         frames[:, BLANK] -= self.options.blank_penalty
         return frames
 
-    def _words(self, search: SearchArrays, history: int) -> tuple[str, ...]:
+    def _words(self, state: CtcSearchState, history: int) -> tuple[str, ...]:
         frames = np.zeros(1, np.int32)
-        spelled, _ = spell(search, np.array([history], np.int32), frames, frames)
-        numbers = [*search.committed.word[: search.counters[COMMITTED]].tolist(), *spelled[:, 0].tolist()]
-        return tuple(self.words[number] for number in numbers)
+        spelled, _ = spell(state.search, np.array([history], np.int32), frames, frames)
+        new = state.search.committed.word[len(state.committed) : state.search.counters[COMMITTED]]
+        state.committed += tuple(self.words[number] for number in new.tolist())
+        return state.committed + tuple(self.words[number] for number in spelled[:, 0].tolist())
 
     def _late_scores(
         self, state: CtcSearchState, histories: np.ndarray, lm_scores: np.ndarray

@@ -1,18 +1,23 @@
 """The word decoder that a configuration asks for, on simulated sentences."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mode_ssm.compose import load_train_config
 from mode_ssm.config import TrainConfig
 from mode_ssm.data.simulator import simulate
+from mode_ssm.decode.transducer_words import TransducerWordDecoder
 from mode_ssm.lm.lexicon import Lexicon
 from mode_ssm.lm.ngram import NGramLM
+from mode_ssm.lm.scorer import BatchScorer
+from mode_ssm.models.mode_ssm import MODE_SSM
 from mode_ssm.tasks.transcription_data import TranscriptionData
-from mode_ssm.tasks.word_decoder import build_word_decoder
+from mode_ssm.tasks.word_decoder import build_word_decoder, build_word_decoding
 from mode_ssm.vocab import BLANK, NUM_CLASSES
 
 
@@ -49,6 +54,68 @@ def test_words_of_the_training_sentences_are_decoded(root: Path, data: Transcrip
     word = data.training_sentences()[0].split()[0]
     assert decoder is not None
     assert decoder.decode(spell(word, lexicon))[0].words[0] in lexicon
+
+
+class Uniform(BatchScorer):
+    """All words are equally probable."""
+
+    def start(self) -> None:
+        return None
+
+    def advance(self, states: Sequence[None], words: Sequence[str]) -> tuple[np.ndarray, list[None]]:
+        return np.full(len(words), -5.0), [None] * len(words)
+
+    def end(self, states: Sequence[None]) -> np.ndarray:
+        return np.zeros(len(states))
+
+    def sentence_log_probs(self, sentences: Sequence[Sequence[str]]) -> np.ndarray:
+        return np.array([-5.0 * len(words) for words in sentences])
+
+
+def test_settings_of_the_configuration_reach_the_search(root: Path, data: TranscriptionData) -> None:
+    overrides = (
+        "decode.beam_size=7", "decode.nbest=3", "decode.silence_score=-1.5", "decode.beam_threshold=20",
+        "decode.fusion_every=4", "lm.neural_weight=0.3",
+    )  # fmt: skip
+    decoder = build_word_decoder(configured(root, *overrides), data, Uniform())
+    assert decoder is not None
+    assert (decoder.options.beam_size, decoder.options.nbest) == (7, 3)
+    assert (decoder.options.silence_score, decoder.options.beam_threshold) == (-1.5, 20)
+    assert decoder.delayed is not None
+    assert (decoder.delayed.weight, decoder.delayed.every) == (0.3, 4)
+    best = decoder.decode(spell(data.training_sentences()[0].split()[0], Lexicon.read(root / "lexicon.txt")))[0]
+    assert best.late_lm_score == -5.0 * len(best.words)
+
+
+def test_every_corpus_has_a_search_of_its_own(
+    root: Path, data: TranscriptionData, model: MODE_SSM, tmp_path: Path
+) -> None:
+    files = [tmp_path / "long.txt", tmp_path / "short.txt"]
+    for file, sentences in zip(files, (data.training_sentences()[::2], data.training_sentences()[1::2]), strict=True):
+        file.write_text("\n".join(sentences))
+    listed = f"lm.corpora=[{files[0]},{files[1]}]"
+    words = build_word_decoding(configured(root, listed), data, None, model)
+    assert words is not None
+    assert words.corpora is not None
+    assert set(words.corpora.second) == {"long", "short"}
+    assert words.corpora.corpora.names == ("first-pass", "long", "short")
+    assert words.by_block
+    alone = ["lm.corpus_evidence=sentence", "lm.corpus_pass=rescore"]
+    words = build_word_decoding(configured(root, listed, *alone), data, None, model)
+    assert words is not None
+    assert words.corpora is not None
+    assert (words.corpora.second, words.by_block) == ({}, False)
+
+
+def test_the_transducer_is_searched_where_there_is_one(root: Path, data: TranscriptionData, model: MODE_SSM) -> None:
+    config = configured(root, "decode.search=rnnt", "decode.ilm_scale=0.4", "decode.rnnt_max_symbols=2")
+    words = build_word_decoding(config, data, None, model)
+    assert words is not None
+    assert words.needs_projected
+    assert isinstance(words.first, TransducerWordDecoder)
+    assert (words.first.options.ilm_scale, words.first.options.max_symbols) == (0.4, 2)
+    with pytest.raises(ValueError, match=r"decode\.search=rnnt needs a model with a transducer head"):
+        build_word_decoding(config, data, None, torch.nn.Linear(1, 1))
 
 
 def test_a_model_of_another_run_replaces_the_estimate(root: Path, data: TranscriptionData, tmp_path: Path) -> None:
