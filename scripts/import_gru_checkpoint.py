@@ -92,7 +92,7 @@ def read_args(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(args, dict):
         raise ValueError(f"{path}: expected the settings of the official training, found a {type(args).__name__}")
-    return args
+    return {str(key): section for key, section in args.items()}
 
 
 def official_config(args: Mapping[str, Any], path: Path, run_name: str, root: str) -> TrainConfig:

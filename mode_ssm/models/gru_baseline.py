@@ -4,6 +4,7 @@ Shapes: B trials, T bins, C features, N bins of a patch, T' frames, L layers, H 
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,8 @@ class GRUEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         state = self.initial_state.expand(self.gru.num_layers, len(x), -1).contiguous()
         # cuDNN has no backward pass outside of training, which test-time adaptation asks for.
-        with torch.backends.cudnn.flags(enabled=self.training or not torch.is_grad_enabled()):
+        adapting = torch.is_grad_enabled() and not self.training
+        with torch.backends.cudnn.flags(enabled=False) if adapting else nullcontext():
             return self.gru(x, state)[0]
 
 
