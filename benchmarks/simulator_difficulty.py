@@ -24,7 +24,8 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mode_ssm.data.simulator import SCALES, simulate
+from mode_ssm.data.simulator import simulate
+from mode_ssm.data.simulator_scale import SCALES
 from mode_ssm.data.t15_format import session_file
 from mode_ssm.data.truth import TruthRecord, read_truth
 from mode_ssm.vocab import NUM_CLASSES

@@ -43,6 +43,14 @@ class Smoothing(Enum):
     causal = "causal"
 
 
+class Normalisation(Enum):
+    """What is done to recorded features first of all."""
+
+    released = "released"  # nothing: the benchmark's are z-scored by whole blocks, which no online decoder can know
+    session = "session"  # mean and spread of the session's training trials; of all sessions where it has none
+    rolling = "rolling"  # mean and spread of the block's past rolling_seconds, of the training split before them
+
+
 class SessionAdapter(Enum):
     none = "none"
     diagonal = "diagonal"  # a gain and an offset per feature and session
@@ -124,14 +132,24 @@ class TaskConfig:
 
 @dataclass(kw_only=True, slots=True)
 class AugmentConfig:
-    """Applied to training trials only; each is a pure function of (seed, epoch, trial)."""
+    """Applied to training trials only; each is a pure function of (seed, epoch, trial).
 
-    white_noise_std: float = 0.0  # per bin and feature
-    constant_offset_std: float = 0.0  # per feature, constant over the trial
+    Cut, shift and warp come first, then gain, offset, noise and walk; smoothing follows, and last what becomes zero.
+    """
+
     random_cut_bins: int = 0  # drop up to this many bins at the start
-    time_masks: int = 0  # how many stretches are set to zero
-    time_mask_max_fraction: float = 0.05  # each at most this part of the trial
+    time_shift_bins: int = 0  # begin up to this many bins later, with zeros in front, or earlier, with bins dropped
     time_warp: float = 0.0  # largest relative change of local speed
+    static_gain: float = 0.0  # every feature times a constant of the trial, from 1 - this to 1 + this
+    constant_offset_std: float = 0.0  # per feature, constant over the trial
+    white_noise_std: float = 0.0  # per bin and feature
+    random_walk_std: float = 0.0  # of a step from bin to bin, a walk for each feature
+    electrode_dropout: float = 0.0  # chance of each electrode to be silent in a trial, with both its features
+    array_dropout: float = 0.0  # chance that one of the arrays of 64 electrodes is silent in a trial
+    feature_masks: int = 0  # how many bands of neighbouring features are silent in a trial
+    feature_mask_max_fraction: float = 0.05  # each at most this part of the features
+    time_masks: int = 0  # how many stretches become zero, or model.stem.mask_token
+    time_mask_max_fraction: float = 0.05  # each at most this part of the trial
 
 
 @dataclass(kw_only=True, slots=True)
@@ -139,7 +157,7 @@ class SimulateConfig:
     """The simulated dataset that is written to `data.root` when nothing is there."""
 
     enabled: bool = False
-    scale: str = "small"
+    scale: str = "small"  # tiny, small, medium (45 sessions, 1,100 trials) or full (10,948 trials, about 20 GB)
     seed: int = 0
 
 
@@ -153,6 +171,8 @@ class DataConfig:
     eval_batch_size: int = 32
     num_workers: int = 0
     cache_features: bool = False  # keep raw features in memory after the first read
+    normalisation: Normalisation = Normalisation.released
+    rolling_seconds: float = 60.0  # that normalisation=rolling looks back
     smoothing: Smoothing = Smoothing.symmetric
     smoothing_std: float = 2.0  # bins
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -168,6 +188,7 @@ class StemConfig:
     stride: int = 4
     channel_gates: bool = True
     input_dropout: float = 0.0
+    mask_token: bool = False  # a learned bin stands for those that are all zero, as data.augment.time_masks leaves them
 
 
 @dataclass(kw_only=True, slots=True)
@@ -482,6 +503,23 @@ class TuneConfig:
     axes: TuneAxes = field(default_factory=TuneAxes)
     processes: int = 0  # 0: all cores
     output: str | None = None  # folder for tune.json, tune.html, heatmap.png, decode.yaml; null: <run>/tune_<split>
+
+
+@dataclass(kw_only=True, slots=True)
+class CompareConfig:
+    """Root of `configs/compare.yaml`. Every other key or group is given to all trainings."""
+
+    experiments: list[str] = MISSING  # rows of the table; differences are to the first
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    name: str = "comparison"  # everything lies in runs/<name>
+    settings: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # of one row, {row: ["key=value", ...]}; a row that is no experiment names its own, "experiment=sim_mode_ssm"
+    tune_lr: dict[str, list[float]] = field(
+        default_factory=dict
+    )  # {row: learning rates}, each trained with the first seed; the best PER on val has the other seeds too
+    processes: int = 1  # trainings at the same time; give parallel.threads with more than one
+    samples: int = 1000  # of the bootstrap
 
 
 # Sections of the training config that evaluation and submission may override.

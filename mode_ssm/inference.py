@@ -6,9 +6,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mode_ssm.config import Smoothing, TaskName, TrainConfig
+from mode_ssm.config import DataConfig, Normalisation, Smoothing, TaskName, TrainConfig
 from mode_ssm.data.brain2text import load_features, submission_order
-from mode_ssm.data.transforms import lookahead_bins
+from mode_ssm.data.smoothing import lookahead_bins
 from mode_ssm.inference_text import open_batch_scorer
 from mode_ssm.lm.scorer import BatchScorer
 from mode_ssm.models.phoneme_model import PhonemeModel
@@ -98,7 +98,7 @@ def _write_report(loaded: LoadedModel, evaluation: Evaluation, split: str, folde
         config_yaml=OmegaConf.to_yaml(OmegaConf.structured(config)),
         metrics_path=loaded.run_dir / "metrics.jsonl",
         example=example,
-        notes=[f"Checkpoint {evaluation.summary['checkpoint']}.", signal_path(loaded)],
+        notes=[f"Checkpoint {evaluation.summary['checkpoint']}.", signal_path(config.data, loaded.model.causal)],
     )
     return evaluation.summary
 
@@ -110,17 +110,27 @@ def stage_metrics(loaded: LoadedModel) -> list[dict[str, Any]]:
     return [{"stage": phase["phase"], "steps": phase["steps"], **phase["after"]} for phase in state["loop"]["history"]]
 
 
-def signal_path(loaded: LoadedModel) -> str:
-    """One sentence on what the figures assume about the future of the signal."""
-    smoothing = loaded.config.data.smoothing
-    ahead_bins = lookahead_bins(smoothing, loaded.config.data.smoothing_std)
+def signal_path(data: DataConfig, causal: bool) -> str:
+    """What the figures assume about the future of the signal, in words."""
+    normalisation = {
+        Normalisation.released: "features as the files hold them",
+        Normalisation.session: "features normalised by each session's training data",
+        Normalisation.rolling: f"features normalised by the past {data.rolling_seconds:g} s of their block",
+    }[data.normalisation]
+    ahead_bins = lookahead_bins(data.smoothing, data.smoothing_std)
     ahead = {
         Smoothing.none: "no smoothing",
         Smoothing.causal: "causal smoothing",
         Smoothing.symmetric: f"symmetric smoothing, which sees {20 * ahead_bins} ms ahead",
-    }[smoothing]
-    encoder = "a causal encoder" if loaded.model.causal else "a bidirectional encoder, which reads the whole trial"
-    return f"Offline figures: features as the files hold them, {ahead}, {encoder}."
+    }[data.smoothing]
+    encoder = "a causal encoder" if causal else "a bidirectional encoder, which reads the whole trial"
+    path = f"{normalisation}, {ahead}, {encoder}"
+    if data.normalisation is Normalisation.rolling and ahead_bins == 0 and causal:
+        return (
+            f"Causal from the files on: {path}. Files that were z-scored by whole blocks before, as the benchmark's "
+            "are, have seen the future of each block."
+        )
+    return f"Offline figures: {path}."
 
 
 def submit(loaded: LoadedModel, output: Path, *, tta: bool) -> int:

@@ -25,7 +25,7 @@ RATE = "lr"
 WIDTH = 7.6  # inches of a figure that fills the page
 MAX_POINTS = 300  # of one curve; longer ones are averaged down
 
-_STYLE: Any = {  # matplotlib types the keys as one long literal
+STYLE: Any = {  # matplotlib types the keys as one long literal
     "svg.fonttype": "none",
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -64,7 +64,7 @@ def training_figure(stages: Sequence[Stage]) -> str:
     """Every loss term, the learning rate and the validation metric over steps; stages as named bands."""
     held = {key for stage in stages for line in (*stage.train, *stage.evaluations) for key in line}
     panels = [key for key in (LOSS, *loss_terms(stages), RATE, *_METRICS) if key in held]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.7 + 1.15 * len(panels)), layout="constrained")
         names, *all_axes = figure.subplots(
             len(panels) + 1, 1, sharex=True, height_ratios=[0.22, *[1.0] * len(panels)], squeeze=False
@@ -73,7 +73,7 @@ def training_figure(stages: Sequence[Stage]) -> str:
             _training_panel(axes, stages, key)
         _name_stages(names, stages)
         all_axes[-1].set_xlabel("optimizer step")
-        return _svg(figure, "Losses, learning rate and validation metric over optimizer steps, stage by stage")
+        return inline_svg(figure, "Losses, learning rate and validation metric over optimizer steps, stage by stage")
 
 
 def _training_panel(axes: Axes, stages: Sequence[Stage], key: str) -> None:
@@ -141,7 +141,7 @@ def session_figure(summary: Mapping[str, Any]) -> str:
     """PER and WER of every session with intervals, the whole split as a line; before adaptation where that is known."""
     sessions: Mapping[str, Any] = summary["by_session"]
     metrics = [name for name in ("per", "wer") if summary[name] is not None]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.95 + 0.24 * len(sessions)), layout="constrained")
         all_axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         rows = np.arange(len(sessions))
@@ -162,7 +162,7 @@ def session_figure(summary: Mapping[str, Any]) -> str:
             axes.tick_params(axis="y", length=0)
         all_axes[0].set_yticks(rows, list(sessions))
         all_axes[0].set_ylim(len(sessions) - 0.5, -0.5)
-        return _svg(figure, "PER and WER by session with 95 % intervals")
+        return inline_svg(figure, "PER and WER by session with 95 % intervals")
 
 
 def confusion_figure(confusions: np.ndarray) -> str:
@@ -170,7 +170,7 @@ def confusion_figure(confusions: np.ndarray) -> str:
     spoken = np.flatnonzero(confusions.sum(axis=1))
     columns = np.append(spoken, BLANK)
     shares = confusions[np.ix_(spoken, columns)] / confusions[spoken].sum(axis=1, keepdims=True)
-    with matplotlib.rc_context({**_STYLE, "font.size": 7}):
+    with matplotlib.rc_context({**STYLE, "font.size": 7}):
         figure = Figure(figsize=(5.4, 6.0), layout="constrained")
         axes = figure.subplots()
         image = axes.imshow(100 * shares, cmap="Blues", norm=PowerNorm(0.4, 0, 100), interpolation="none")
@@ -183,7 +183,7 @@ def confusion_figure(confusions: np.ndarray) -> str:
         bar = figure.colorbar(image, ax=axes, location="top", shrink=0.6, aspect=40, ticks=[0, 1, 10, 50, 100])
         bar.outline.set_visible(False)  # type: ignore[operator]
         bar.set_label("% of the spoken phoneme", fontsize=8)
-        return _svg(figure, "Phoneme confusions")
+        return inline_svg(figure, "Phoneme confusions")
 
 
 def example_figure(
@@ -199,7 +199,7 @@ def example_figure(
     """
     seconds, frame_seconds = len(features) * BIN_SECONDS, frame_stride * BIN_SECONDS
     decoded_until = len(probabilities) * frame_seconds
-    with matplotlib.rc_context({**_STYLE, "font.size": 8}):
+    with matplotlib.rc_context({**STYLE, "font.size": 8}):
         figure = Figure(figsize=(9.2, 8.0), layout="constrained")
         signal, strip, posterior = figure.subplots(3, 1, sharex=True, height_ratios=[2.2, 0.32, 5])
         limit = float(np.quantile(np.abs(features), 0.985)) or 1.0
@@ -234,7 +234,7 @@ def example_figure(
         posterior.set_xlabel("seconds")
         posterior.set_xlim(0, seconds)
         figure.colorbar(image, ax=posterior, aspect=32, pad=0.01).outline.set_visible(False)  # type: ignore[operator]
-        return _svg(figure, "Features, alignment and phoneme posteriors of one trial")
+        return inline_svg(figure, "Features, alignment and phoneme posteriors of one trial")
 
 
 def _alignment_strip(
@@ -254,7 +254,7 @@ def _alignment_strip(
     axes.tick_params(axis="x", length=0)
 
 
-def _svg(figure: Figure, description: str) -> str:
+def inline_svg(figure: Figure, description: str) -> str:
     """Inline SVG that scales with the page; `description` is read to those who cannot see it."""
     buffer = io.StringIO()
     # Ids of clip paths are hashed from their content and this salt: figures of one page must not share them.

@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mode_ssm.data.simulator import SCALES, simulate
+from mode_ssm.data.simulator import simulate
+from mode_ssm.data.simulator_scale import SCALES
 from mode_ssm.data.t15_format import SPLITS
 from mode_ssm.data.truth import read_truth
 
@@ -20,9 +21,10 @@ def main() -> int:
     parser.add_argument("--root", type=Path, required=True, help="folder to write; must be empty or not exist")
     parser.add_argument("--scale", default="small", help=f"how much to simulate: {', '.join(SCALES)}")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same recordings")
+    parser.add_argument("--workers", type=int, help="processes; by default one a core, and one for a small scale")
     arguments = parser.parse_args()
     try:
-        simulate(arguments.root, arguments.scale, arguments.seed)
+        simulate(arguments.root, arguments.scale, arguments.seed, workers=arguments.workers)
     except (ValueError, OSError) as error:
         print(f"simulate_data: {error}", file=sys.stderr)
         return 2

@@ -291,6 +291,17 @@ SETTLED = [
         (["optim.weight_decay=-1"], "optim.weight_decay=-1.0: expected 0 or above"),
         (["model.encoder.dropout=1.0"], "model.encoder.dropout=1.0: expected from 0 to below 1"),
         (["data.augment.time_mask_max_fraction=1.5"], "data.augment.time_mask_max_fraction=1.5: expected from 0 to 1"),
+        (["data.augment.static_gain=1"], "data.augment.static_gain=1.0: expected from 0 to below 1"),
+        (
+            ["data.augment.array_dropout=0.1", "data.feature_dim=80"],
+            "data.augment.array_dropout=0.1: needs arrays of 64 electrodes with two features each, and "
+            "data.feature_dim=80 is no multiple of 128; set it to 0",
+        ),
+        (
+            ["model.stem.mask_token=true", "data.augment.time_masks=0"],
+            "model.stem.mask_token=true: is learned where data.augment.time_masks leaves zeros; set that above 0",
+        ),
+        (["data.rolling_seconds=0"], "data.rolling_seconds=0.0: expected above 0"),
         (["model.encoder.dt_min=0.5"], "model.encoder.dt_min=0.5: expected at most model.encoder.dt_max=0.1"),
         (["data.sessions_per_batch=17"], "data.sessions_per_batch=17: expected at most data.batch_size=16, "
          "because a batch cannot mix more sessions than it has trials"),

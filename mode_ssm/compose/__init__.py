@@ -4,6 +4,7 @@ from mode_ssm.compose.keys import ConfigError
 from mode_ssm.compose.launch import run_main
 from mode_ssm.compose.loading import (
     apply_overrides,
+    load_compare_config,
     load_evaluate_config,
     load_submission_config,
     load_train_config,
@@ -14,6 +15,7 @@ from mode_ssm.compose.validation import validate
 __all__ = [
     "ConfigError",
     "apply_overrides",
+    "load_compare_config",
     "load_evaluate_config",
     "load_submission_config",
     "load_train_config",

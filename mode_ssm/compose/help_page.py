@@ -45,6 +45,18 @@ Run a trained model; the model and its training come from the checkpoint.
   --cfg job   print the composed settings and stop
   --help, -h  this page
 """
+_COMPARISON_USAGE = """\
+Train several experiments with several seeds on one dataset, and write one table. Every further key or group is an
+override of all trainings, as `train.py --help` lists them.
+
+  uv run scripts/compare.py experiments=[sim_mode_ssm,sim_gru_baseline] [key=value ...] [group=choice ...]
+
+  settings.<row>='["key=value",...]'  overrides of one row; a row that is no experiment names its own, "experiment=..."
+  tune_lr.<row>=[1e-3,3e-3]           learning rates that are tried with the first seed, chosen by PER on val
+
+  --cfg job   print the composed settings and the overrides of every row, and stop
+  --help, -h  this page
+"""
 _SCRIPTS: Mapping[Any, str] = {
     EvaluateConfig: "evaluate_model.py",
     SubmissionConfig: "make_submission.py",
@@ -66,6 +78,11 @@ def show_over_checkpoint(composed: DictConfig, sections: DictConfig, groups: Map
     print("Over the checkpoint's configuration\n" + _groups(groups, {}))
     print("  Keys, with the defaults of the schema; the checkpoint has its own")
     print(_keys(OmegaConf.masked_copy(sections, list(OVERRIDABLE_SECTIONS)), TrainConfig), end="")
+
+
+def show_comparison(composed: DictConfig) -> None:
+    print(_COMPARISON_USAGE)
+    print("Keys\n" + _keys(composed, OmegaConf.get_type(composed)), end="")
 
 
 def _groups(groups: Mapping[str, Sequence[str]], chosen: Mapping[str, str]) -> str:

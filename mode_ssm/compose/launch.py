@@ -1,5 +1,6 @@
 """Around a run: the options of an entry script, sweeps, and errors in one line."""
 
+import errno
 import itertools
 import os
 import re
@@ -16,6 +17,8 @@ from mode_ssm.compose.keys import ConfigError
 from mode_ssm.compose.overrides import EXPERIMENT, PACKAGE, Space, sweep_values
 
 TRACEBACK_SWITCH = "MODE_SSM_TRACEBACK"
+FILES_IN_THE_WAY = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +84,15 @@ def run_jobs(jobs: Sequence[Sequence[str]], names: Sequence[str]) -> int:
 def run_main(main: Callable[[], object]) -> None:
     """Run the `main` of an entry script. What a user can mend ends in `error: ...` and exit code 2.
 
-    Those are `ValueError` raised by this project and files that are missing or in the way; a mistake inside of a
-    library keeps its traceback, and MODE_SSM_TRACEBACK=1 shows every traceback.
+    Those are `ValueError` raised by this project, files that are missing, in the way or forbidden, and a full disk; a
+    mistake inside of a library keeps its traceback, and MODE_SSM_TRACEBACK=1 shows every traceback.
     """
     try:
         main()
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        foreign = isinstance(error, ValueError) and not _raised_here(error.__traceback__)
-        if foreign or os.environ.get(TRACEBACK_SWITCH) == "1":
+    except (ValueError, OSError) as error:
+        if not _mendable(error) or os.environ.get(TRACEBACK_SWITCH) == "1":
             raise
         if isinstance(error, OSError) and error.filename is not None:
             message = f"{str(error.strerror).lower()}: {error.filename}"
@@ -98,6 +100,12 @@ def run_main(main: Callable[[], object]) -> None:
             message = str(error)
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _mendable(error: ValueError | OSError) -> bool:
+    if isinstance(error, OSError):
+        return isinstance(error, FILES_IN_THE_WAY) or error.errno in NO_ROOM
+    return _raised_here(error.__traceback__)
 
 
 def _raised_here(traceback: TracebackType | None) -> bool:

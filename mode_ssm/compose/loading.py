@@ -35,8 +35,15 @@ from mode_ssm.compose.overrides import (
     parse,
     unknown_choice,
 )
-from mode_ssm.compose.validation import validate, validate_split, validate_tuning
-from mode_ssm.config import OVERRIDABLE_SECTIONS, EvaluateConfig, SubmissionConfig, TrainConfig, TuneConfig
+from mode_ssm.compose.validation import validate, validate_comparison, validate_split, validate_tuning
+from mode_ssm.config import (
+    OVERRIDABLE_SECTIONS,
+    CompareConfig,
+    EvaluateConfig,
+    SubmissionConfig,
+    TrainConfig,
+    TuneConfig,
+)
 
 _CHECKPOINT = "checkpoint_config"  # name under which a checkpoint's configuration is composed upon
 Root = TypeVar("Root", EvaluateConfig, SubmissionConfig, TuneConfig)
@@ -45,7 +52,13 @@ Root = TypeVar("Root", EvaluateConfig, SubmissionConfig, TuneConfig)
 def register_schema() -> None:
     """Tell Hydra the types behind the files that lie in `configs/` itself."""
     store = ConfigStore.instance()
-    roots = {"train": TrainConfig, "evaluate": EvaluateConfig, "submission": SubmissionConfig, "tune": TuneConfig}
+    roots = {
+        "train": TrainConfig,
+        "evaluate": EvaluateConfig,
+        "submission": SubmissionConfig,
+        "tune": TuneConfig,
+        "compare": CompareConfig,
+    }
     for name, node in roots.items():
         store.store(name=f"{name}_schema", node=node)
 
@@ -94,6 +107,54 @@ def load_tune_config(argv: Sequence[str]) -> tuple[TuneConfig, list[str]]:
     config, section_overrides = _load_over_checkpoint("tune", TuneConfig, argv)
     validate_tuning(config)
     return config, section_overrides
+
+
+def load_compare_config(argv: Sequence[str]) -> tuple[CompareConfig, dict[str, list[str]]]:
+    """The settings of `scripts/compare.py`, and the overrides of train.py for each row of its table.
+
+    A row has those given to all and over them its own. Raises as `load_train_config`, and for keys that the comparison
+    gives to every run itself.
+    """
+    flags, arguments = launch.split_flags(argv)
+    if flags.multirun:
+        raise ConfigError("--multirun is for train.py; experiments=[...] and seeds=[...] say what is compared")
+    own_keys = schema_keys(CompareConfig)
+    overrides = parse(arguments)
+    own = [o for o in overrides if o.key_or_group.split(".")[0] in own_keys]
+    lines = [checked(override, Space(own_keys, {})) for override in own]
+    # Rows are names that the schema does not know: what holds them is added to.
+    lines = [f"++{line}" if line.startswith(("settings", "tune_lr")) else line for line in lines]
+    composed = _composed("compare", lines, CompareConfig)
+    if flags.help:
+        help_page.show_comparison(composed)
+        raise SystemExit(0)
+    _refuse_missing(composed, CompareConfig)
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, CompareConfig)
+    validate_comparison(config)
+    rows = {row: _row_overrides(row, config, [o for o in overrides if o not in own]) for row in config.experiments}
+    if flags.cfg:
+        print(OmegaConf.to_yaml(composed), end="")
+        print("".join(f"# {row}: train.py {' '.join(lines)}\n" for row, lines in rows.items()), end="")
+        raise SystemExit(0)
+    return config, rows
+
+
+def _row_overrides(row: str, config: CompareConfig, shared: Sequence[Override]) -> list[str]:
+    settings = parse(config.settings.get(row, []))
+    given = {override.key_or_group for override in settings}
+    space = Space(schema_keys(TrainConfig), group_choices())
+    for override in (*shared, *settings):
+        key = override.key_or_group
+        if key in ("seed", "run_name", "run_dir", "resume", "overwrite", "report_test"):
+            raise ConfigError(f"{override.input_line!r}: the comparison sets {key} of every run itself")
+        if key == "optim.lr" and row in config.tune_lr:
+            raise ConfigError(f"{override.input_line!r}: tune_lr chooses the learning rate of {row}")
+    if any(override.key_or_group == EXPERIMENT for override in shared):
+        raise ConfigError("experiment=... is one training; write experiments=[...]")
+    kept = [override for override in shared if override.key_or_group not in given]
+    named = [] if EXPERIMENT in given else parse([f"{EXPERIMENT}={row}"])
+    return [checked(override, space) for override in (*named, *kept, *settings)]
 
 
 def apply_overrides(config: TrainConfig, section_overrides: Sequence[str]) -> TrainConfig:
@@ -253,5 +314,5 @@ def _refused_value(key: str, reason: str, lines: Sequence[str]) -> str:
     if "is not Optional" in reason:
         return "null"
     first = reason.splitlines()[0]
-    match = re.search(r"[Vv]alue:? '?(.*?)'?(?: of type| is not a|, expected|$)", first)
+    match = re.search(r"[Vv]alue:? '?(.*?)'?(?: of type| is not a| \(\w+\) is incompatible|, expected|$)", first)
     return match[1] if match else first

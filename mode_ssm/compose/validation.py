@@ -8,6 +8,7 @@ from typing import Any
 
 from mode_ssm.config import (
     AdaptConfig,
+    CompareConfig,
     LossWeights,
     LrMultipliers,
     Mixer,
@@ -53,17 +54,20 @@ _AT_LEAST_ONE = (
 )  # fmt: skip
 _POSITIVE = (
     "optim.lr", "optim.eps", "optim.clip_norm", "model.encoder.dt_min", "model.encoder.dt_max",
-    "decode.acoustic_scale", "adapt.lr",
+    "decode.acoustic_scale", "adapt.lr", "data.rolling_seconds",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed", "data.num_workers", "data.smoothing_std", "data.augment.white_noise_std",
     "data.augment.constant_offset_std", "data.augment.random_cut_bins", "data.augment.time_masks",
+    "data.augment.time_shift_bins", "data.augment.random_walk_std", "data.augment.feature_masks",
     "data.simulate.seed", "model.denoiser.corruption_std", "optim.weight_decay", "optim.warmup_steps",
     "decode.lm_scale", "decode.blank_penalty", "decode.fusion_every", "adapt.steps", "adapt.ctc_weight",
     "adapt.rnnt_weight", "parallel.threads", "model.transformer.time_masks",
 )  # fmt: skip
 _FROM_0_TO_1 = (
     "data.augment.time_mask_max_fraction",
+    "data.augment.feature_mask_max_fraction",
+    "data.augment.array_dropout",
     "model.session_dropout",
     "optim.min_lr_ratio",
     "optim.step_at",
@@ -74,7 +78,8 @@ _FROM_0_TO_1 = (
     "lm.corpus_purity",
 )
 _FROM_0_BELOW_1 = (
-    "data.augment.time_warp", "model.stem.input_dropout", "model.encoder.dropout", "model.encoder.drop_path",
+    "data.augment.time_warp", "data.augment.static_gain", "data.augment.electrode_dropout",
+    "model.stem.input_dropout", "model.encoder.dropout", "model.encoder.drop_path",
     "model.heads.predictor_dropout", "language_model.dropout", "optim.beta1", "optim.beta2",
     "model.gru.dropout", "model.gru.input_dropout", "model.transformer.dropout", "model.transformer.input_dropout",
 )  # fmt: skip
@@ -131,6 +136,32 @@ def validate_tuning(config: TuneConfig) -> None:
         raise ValueError("; ".join(issues))
 
 
+def validate_comparison(config: CompareConfig) -> None:
+    """Raise one `ValueError` for settings of `scripts/compare.py` that make no sense."""
+    issues = []
+    for key in ("experiments", "seeds"):
+        values = getattr(config, key)
+        if not values or len(set(values)) < len(values):
+            issues.append(f"{key}={values}: expected one or more, each once")
+    for name in (config.name, *config.experiments):
+        if not re.fullmatch(r"[\w-][\w.-]*", name):
+            issues.append(f"{name!r}: expected a folder name of letters, digits and _ - .")
+    if any(seed < 0 for seed in config.seeds):
+        issues.append(f"seeds={config.seeds}: expected 0 or above")
+    for key in ("settings", "tune_lr"):
+        for row in getattr(config, key):
+            if row not in config.experiments:
+                issues.append(f"{key}.{row}: no row of that name; experiments={config.experiments}")
+    for row, rates in config.tune_lr.items():
+        if not rates or not all(0 < rate < math.inf for rate in rates) or len(set(rates)) < len(rates):
+            issues.append(f"tune_lr.{row}={rates}: expected one value or more, each once and above 0")
+    for key in ("processes", "samples"):
+        if getattr(config, key) < 1:
+            issues.append(f"{key}={getattr(config, key)}: expected at least 1")
+    if issues:
+        raise ValueError("; ".join(issues))
+
+
 def _value(config: TrainConfig, path: str) -> Any:
     value: Any = config
     for name in path.split("."):
@@ -169,6 +200,13 @@ def _data(config: TrainConfig) -> Iterator[str]:
         )
     if data.smoothing is not Smoothing.none and data.smoothing_std == 0:
         yield f"data.smoothing_std=0: {data.smoothing.name} smoothing needs a width; or set data.smoothing=none"
+    for key in ("electrode_dropout", "array_dropout"):
+        value = getattr(data.augment, key)
+        if value and data.feature_dim % 128:
+            yield (
+                f"data.augment.{key}={value}: needs arrays of 64 electrodes with two features each, and "
+                f"data.feature_dim={data.feature_dim} is no multiple of 128; set it to 0"
+            )
     if data.train_sessions is not None and not data.train_sessions:
         yield "data.train_sessions=[]: expected at least one session, or null for all"
 
@@ -187,6 +225,8 @@ def _model(config: TrainConfig) -> Iterator[str]:
         yield f"model.stem.projection={projection}: expected at least 1, or null for none"
     if projection is None and model.session_adapter is SessionAdapter.projection:
         yield "model.session_adapter=projection: needs model.stem.projection, the width that it projects to"
+    if model.stem.mask_token and not config.data.augment.time_masks:
+        yield "model.stem.mask_token=true: is learned where data.augment.time_masks leaves zeros; set that above 0"
     if model.stem.kernel_size < model.stem.stride:
         yield (
             f"model.stem.kernel_size={model.stem.kernel_size}: expected at least model.stem.stride="

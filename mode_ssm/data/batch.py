@@ -64,17 +64,27 @@ class Batch:
         return replace(self, **moved)
 
 
-def collate(trials: Sequence[Trial], session_index: dict[str, int]) -> Batch:
-    """Pad trials to the longest. `session_index` maps a session's name to its row in the model's adapter."""
+def collate(trials: Sequence[Trial], session_index: dict[str, int], memory: Tensor | None = None) -> Batch:
+    """Pad trials to the longest. `session_index` maps a session's name to its row in the model's adapter.
+
+    memory (B, T, C) float32 becomes the batch's features where it is long enough; features that lie in their row of
+    it already stay there.
+    """
     if not trials:
         raise ValueError("cannot collate an empty list of trials")
     feature_lengths = torch.tensor([len(t.features) for t in trials])
     targets = [t.phonemes if t.phonemes is not None else np.zeros(0, np.int64) for t in trials]
     target_lengths = torch.tensor([len(t) for t in targets])
-    features = torch.zeros(len(trials), int(feature_lengths.max()), trials[0].features.shape[1])
+    longest = int(feature_lengths.max())
+    if memory is None or memory.shape[1] < longest:
+        memory = torch.empty(len(trials), longest, trials[0].features.shape[1])
+    features = memory[:, :longest]
     padded_targets = torch.zeros(len(trials), int(target_lengths.max()), dtype=torch.int64)
     for row, (trial, target) in enumerate(zip(trials, targets, strict=True)):
-        features[row, : len(trial.features)] = torch.from_numpy(np.ascontiguousarray(trial.features))
+        bins = features[row].numpy()
+        if bins.ctypes.data != trial.features.ctypes.data:
+            bins[: len(trial.features)] = trial.features
+        bins[len(trial.features) :] = 0.0
         padded_targets[row, : len(target)] = torch.from_numpy(np.ascontiguousarray(target))
     return Batch(
         features=features,

@@ -1,7 +1,8 @@
 """Brain-to-Text '25 recordings: an index that is built and checked once, and trials that are read when needed.
 
 Layout: `<root>/<session>/data_{train,val,test}.hdf5`; see `t15_format` for what a file holds. Session folders of the
-benchmark are named `t15.YYYY.MM.DD`; any other name works, and sessions are ordered by name.
+benchmark are named `t15.YYYY.MM.DD`; any other name works, and sessions are ordered by name. A folder that
+`prepare` made of such a one gives the same index and the same trials.
 """
 
 import difflib
@@ -19,9 +20,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from mode_ssm.config import OnBadTrial
 from mode_ssm.data.batch import Trial, TrialInfo
-from mode_ssm.data.checks import FileScan, scan_file
+from mode_ssm.data.checks import FileScan, scan_file, trial_order
+from mode_ssm.data.layout_checks import check_entries, check_session_names
+from mode_ssm.data.manifest import MANIFEST_FILE, is_prepared, read_manifest
 from mode_ssm.data.scan_cache import ScanCache
-from mode_ssm.data.statistics import FeatureStatistics
+from mode_ssm.data.shards import SHARD_SUFFIX, Shard
+from mode_ssm.data.statistics import FeatureStatistics, merge_blocks
 from mode_ssm.data.t15_format import SPLITS, session_file
 
 logger = logging.getLogger(__name__)
@@ -61,7 +65,10 @@ def build_index(
     together, one line each, naming file and trial. With `OnBadTrial.skip` they are left out, counted and logged.
     """
     root = Path(root)
-    found = _find_files(root, splits, sessions)
+    _check_splits(splits)
+    if is_prepared(root):
+        return _prepared_index(root, splits, sessions, feature_dim)
+    found = find_files(root, splits, sessions)
     scans = _scan(found, feature_dim, ScanCache(cache_dir), progress)
     index = Index(trials={split: [] for split in splits}, sessions=[], skipped=[], statistics={s: {} for s in splits})
     for (session, split), path in found.items():
@@ -86,7 +93,7 @@ def build_index(
                 )
             )
     if index.skipped:
-        listing = _listing(root, index.skipped)
+        listing = list_problems(root, index.skipped)
         if on_bad_trial is OnBadTrial.stop:
             raise ValueError(f"{listing}\nrepair them, or leave them out with data.on_bad_trial=skip")
         logger.warning("left out %s", listing)
@@ -94,22 +101,62 @@ def build_index(
     return index
 
 
-def _find_files(root: Path, splits: Sequence[str], sessions: Sequence[str] | None) -> dict[tuple[str, str], Path]:
-    for split in splits:
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
+def find_files(root: Path, splits: Sequence[str], sessions: Sequence[str] | None) -> dict[tuple[str, str], Path]:
+    """(session, split) -> file, sorted by session. Raises `ValueError` as `build_index` does."""
     if not root.is_dir():
         raise ValueError(f"data.root={root} is not a folder; it should hold one folder a session")
+    check_entries(root)
     available = sorted({path.parent.name for split in SPLITS for path in root.glob(f"*/data_{split}.hdf5")})
     if not available:
         raise ValueError(f"data.root={root} holds no <session>/data_{{{','.join(SPLITS)}}}.hdf5")
+    check_session_names(root, available)
+    chosen = _chosen_sessions(root, sessions, available)
+    files = {(session, split): session_file(root, session, split).absolute() for session in chosen for split in splits}
+    return {key: path for key, path in files.items() if path.is_file()}
+
+
+def _check_splits(splits: Sequence[str]) -> None:
+    for split in splits:
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
+
+
+def _chosen_sessions(root: Path, sessions: Sequence[str] | None, available: list[str]) -> list[str]:
     for session in sessions if sessions is not None else ():
         if session not in available:
             nearest = difflib.get_close_matches(session, available, n=1, cutoff=0.0)[0]
             raise ValueError(f"no session {session!r} under data.root={root}; the nearest name is {nearest!r}")
-    chosen = available if sessions is None else sorted(set(sessions))
-    files = {(session, split): session_file(root, session, split).absolute() for session in chosen for split in splits}
-    return {key: path for key, path in files.items() if path.is_file()}
+    return available if sessions is None else sorted(set(sessions))
+
+
+def _prepared_index(root: Path, splits: Sequence[str], sessions: Sequence[str] | None, feature_dim: int) -> Index:
+    """The same as of the folder that `root` was prepared from, but for the paths; no recording is read."""
+    manifest = read_manifest(root)
+    if manifest is None:
+        raise ValueError(f"{root / MANIFEST_FILE} cannot be read; run scripts/prepare_data.py again")
+    if manifest["settings"]["feature_dim"] != feature_dim:
+        prepared_dim = manifest["settings"]["feature_dim"]
+        raise ValueError(f"data.root={root} holds {prepared_dim} features a bin, but data.feature_dim={feature_dim}")
+    available = sorted({session for split in SPLITS for session in manifest["blocks"][split]})
+    chosen = set(_chosen_sessions(root, sessions, available))
+    index = Index(trials={split: [] for split in splits}, sessions=[], skipped=[], statistics={s: {} for s in splits})
+    blocks: dict[tuple[str, str], list[tuple[int, FeatureStatistics]]] = {}
+    for entry in manifest["shards"]:
+        shard = open_shard(root / entry["file"])
+        if shard.split in splits:
+            index.trials[shard.split] += [trial for trial in shard.trials if trial.session in chosen]
+            for (session, block), statistics in shard.statistics.items():
+                if session in chosen:
+                    blocks.setdefault((shard.split, session), []).append((block, statistics))
+    for split in splits:
+        index.trials[split].sort(key=lambda trial: (trial.session, trial_order(trial.key)))
+    for (split, session), found in sorted(blocks.items()):
+        index.statistics[split][session] = merge_blocks(found)
+    index.skipped.extend((name, reason) for name, reason in manifest["skipped"])
+    if index.skipped:
+        logger.warning("left out when the data were prepared: %s", list_problems(root, index.skipped))
+    index.sessions.extend(sorted({trial.session for trials in index.trials.values() for trial in trials}))
+    return index
 
 
 def _scan(
@@ -135,7 +182,8 @@ def _scan(
     return scans
 
 
-def _listing(root: Path, problems: list[tuple[str, str]]) -> str:
+def list_problems(root: Path, problems: list[tuple[str, str]]) -> str:
+    """One line for each (name, reason), the first LISTED_PROBLEMS of them."""
     lines = [f"{len(problems)} bad recording{'s' if len(problems) > 1 else ''} under {root}:"]
     lines += [f"  {name}: {reason}" for name, reason in problems[:LISTED_PROBLEMS]]
     if len(problems) > LISTED_PROBLEMS:
@@ -187,18 +235,56 @@ os.register_at_fork(after_in_child=_start_afresh_after_fork)
 def close_files() -> None:
     """Close the handles that this process keeps open for `load_trial`."""
     _open_files.close()
+    while _shards:
+        _shards.popitem()[1].close()
 
 
-def load_features(info: TrialInfo) -> np.ndarray:
-    """Raw features (T, C) float32."""
+_shards: dict[str, Shard] = {}  # never closed under a reader: they are few, and a fork may share them
+
+
+def open_shard(path: Path) -> Shard:
+    """Open a shard as it is now, for all later reads of its trials."""
+    shard = _shards[str(path.absolute())] = Shard(path.absolute())
+    return shard
+
+
+def _shard_of(info: TrialInfo) -> Shard | None:
+    """None for a trial of a session file."""
+    if not info.path.endswith(SHARD_SUFFIX):
+        return None
+    return _shards.get(info.path) or open_shard(Path(info.path))
+
+
+def feature_dim(info: TrialInfo) -> int:
+    shard = _shard_of(info)
+    if shard is not None:
+        return shard.feature_dim
     with _open_files.lock:
-        return _open_files.get(info.path)[info.key]["input_features"][()]
+        return int(_open_files.get(info.path)[info.key]["input_features"].shape[1])
+
+
+def load_features(info: TrialInfo, memory: np.ndarray | None = None) -> np.ndarray:
+    """Raw features (T, C) float32; read into `memory` (T, C), contiguous, where it is given."""
+    shard = _shard_of(info)
+    if shard is not None:
+        features = np.empty((info.num_bins, shard.feature_dim), np.float32) if memory is None else memory
+        shard.read_into(info, features)
+        return features
+    with _open_files.lock:
+        dataset = _open_files.get(info.path)[info.key]["input_features"]
+        if memory is None:
+            return dataset[()]
+        dataset.read_direct(memory)
+        return memory
 
 
 def load_phonemes(info: TrialInfo) -> np.ndarray | None:
     """Class ids (U,) int64, or None where the file withholds them."""
     if info.num_phonemes is None:
         return None
+    shard = _shard_of(info)
+    if shard is not None:
+        return shard.phonemes(info)
     with _open_files.lock:
         ids = _open_files.get(info.path)[info.key]["seq_class_ids"][: info.num_phonemes]
     return ids.astype(np.int64)
@@ -257,10 +343,14 @@ class Brain2TextDataset:
     def __getitem__(self, index: int) -> Trial:
         return self.at(index, epoch=0)
 
-    def at(self, index: int, epoch: int) -> Trial:
-        """Trial `index` as epoch `epoch` shows it."""
+    @property
+    def feature_dim(self) -> int:
+        return feature_dim(self.trials[0])
+
+    def at(self, index: int, epoch: int, memory: np.ndarray | None = None) -> Trial:
+        """Trial `index` as epoch `epoch` shows it. memory (T, C): where to read the raw features to, if anywhere."""
         info, source = self.trials[index], self.label_sources[index]
-        features = self.cache.load(info) if self.cache is not None else load_features(info)
+        features = self.cache.load(info) if self.cache is not None else load_features(info, memory)
         shown = replace(info, num_phonemes=source.num_phonemes, sentence=source.sentence)
         raw = Trial(info=shown, features=features, phonemes=load_phonemes(source))
         return replace(raw, features=self.transform(raw, epoch))

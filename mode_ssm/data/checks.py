@@ -10,10 +10,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mode_ssm.data.statistics import FeatureStatistics, merge
-from mode_ssm.vocab import BLANK, NUM_CLASSES, normalise_sentence
+from mode_ssm.data.statistics import FeatureStatistics, merge_blocks
+from mode_ssm.vocab import BLANK, CLASSES, NUM_CLASSES, SIL, normalise_sentence
 
-CHECKS_VERSION = 1  # raise whenever a check or what a scan keeps changes: stored scans of other versions are not used
+CHECKS_VERSION = 3  # raise whenever a check or what a scan keeps changes: stored scans of other versions are not used
 
 _TRIAL_KEY = re.compile(r"trial_\d+")
 
@@ -50,24 +50,31 @@ class FileScan:
 def scan_file(path: Path, session: str, *, with_labels: bool, feature_dim: int) -> FileScan:
     """Check every trial of one HDF5 file. Faults become problems, never exceptions."""
     scan = FileScan()
-    parts: list[FeatureStatistics] = []
+    parts: list[tuple[int, FeatureStatistics]] = []
+    numbers: dict[tuple[int, int], str] = {}
     try:
         with h5py.File(path, "r") as file:
-            for key in sorted(file, key=_trial_order):
+            for key in sorted(file, key=trial_order):
                 trial, statistics, faults = _check_member(file, key, session, with_labels, feature_dim)
                 if faults:
                     scan.problems.append(Problem(key=key, reason="; ".join(faults)))
                 elif trial is not None and statistics is not None:
+                    first = numbers.setdefault((trial.block, trial.trial), key)
+                    if first != key:
+                        reason = f"is block {trial.block} trial {trial.trial} once more, after {first}"
+                        scan.problems.append(Problem(key=key, reason=reason))
+                        continue
                     scan.trials.append(trial)
-                    parts.append(statistics)
+                    parts.append((trial.block, statistics))
             if len(file) == 0:
                 scan.problems.append(Problem(key=None, reason="holds no trial"))
     except (OSError, RuntimeError) as error:  # h5py's two ways to say that the bytes are not HDF5
         return FileScan(problems=[Problem(key=None, reason=f"cannot be read as HDF5 ({_one_line(error)})")])
-    return FileScan(trials=scan.trials, problems=scan.problems, statistics=merge(parts) if parts else None)
+    return FileScan(trials=scan.trials, problems=scan.problems, statistics=merge_blocks(parts) if parts else None)
 
 
-def _trial_order(key: str) -> tuple[int, str]:
+def trial_order(key: str) -> tuple[int, str]:
+    """The place of a group in its file: by number."""
     return (int(key.removeprefix("trial_")), key) if _TRIAL_KEY.fullmatch(key) else (-1, key)
 
 
@@ -160,6 +167,8 @@ def _check_phonemes(ids: np.ndarray, num_phonemes: int, faults: list[str]) -> No
     elif num_phonemes != labels or not ids[:labels].all():
         inside = "" if ids[:labels].all() else " with zeros among them"
         faults.append(f"attribute seq_len is {num_phonemes}, but seq_class_ids holds {labels} phonemes{inside}")
+    elif ids[labels - 1] != SIL:
+        faults.append(f"seq_class_ids ends in {CLASSES[ids[labels - 1]]}, expected SIL ({SIL}) after the last word")
 
 
 def _check_transcription(codes: np.ndarray, sentence: str, faults: list[str]) -> None:

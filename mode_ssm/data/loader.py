@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mode_ssm.data.batch import Batch, TrialInfo, collate
+from mode_ssm.data.batch_memory import BatchMemory
 from mode_ssm.data.brain2text import Brain2TextDataset, FeatureCache, Transform
 from mode_ssm.data.sampler import BucketSampler
 
@@ -43,13 +44,14 @@ class TrialLoader:
         self.sampler = sampler
         self.num_workers = num_workers
         self.steps_per_epoch = sampler.steps_per_epoch
+        self._memory = _new_memory()
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """Batches `start_batch`.. of `epoch` on this rank. Stopping early is fine; close or drop the iterator."""
         if not 0 <= start_batch <= self.steps_per_epoch:
             raise ValueError(f"start_batch={start_batch} must lie in 0..{self.steps_per_epoch}")
         schedule = self.sampler.batches(epoch)[start_batch:]
-        return _batches(self.dataset, schedule, epoch, self.session_index, self.num_workers)
+        return _batches(self.dataset, schedule, epoch, self.session_index, self.num_workers, self._memory)
 
 
 def eval_batches(
@@ -67,7 +69,7 @@ def eval_batches(
     order = sorted(range(len(trials)), key=lambda i: (-trials[i].num_bins, trials[i].name))
     schedule = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     dataset = Brain2TextDataset(trials, transform, cache=cache)
-    return _batches(dataset, schedule, 0, session_index, num_workers)
+    return _batches(dataset, schedule, 0, session_index, num_workers, _new_memory())
 
 
 def shuffled_labels(trials: Sequence[TrialInfo], seed: int) -> list[TrialInfo]:
@@ -104,21 +106,33 @@ def _nearest_exchange(ordered: list[TrialInfo], dealt: list[TrialInfo], here: in
     )
 
 
+def _new_memory() -> BatchMemory:
+    return BatchMemory(keep=PREFETCHED_BATCHES + 2)  # beside those ahead, one that is built and one that is used
+
+
 def _batches(
     dataset: Brain2TextDataset,
     schedule: list[list[int]],
     epoch: int,
     session_index: dict[str, int],
     num_workers: int,
+    memory: BatchMemory,
 ) -> Iterator[Batch]:
     if num_workers == 0:
-        build = functools.partial(_build, dataset, epoch, session_index)
-        return _prefetched(build, schedule)
-    return _from_workers(dataset, schedule, epoch, session_index, num_workers)
+        return _prefetched(functools.partial(_build, dataset, epoch, session_index, memory), schedule)
+    dataset.fill_cache()
+    return _from_workers(functools.partial(_build, dataset, epoch, session_index, _new_memory()), schedule, num_workers)
 
 
-def _build(dataset: Brain2TextDataset, epoch: int, session_index: dict[str, int], indices: list[int]) -> Batch:
-    return collate([dataset.at(index, epoch) for index in indices], session_index)
+def _build(
+    dataset: Brain2TextDataset, epoch: int, session_index: dict[str, int], memory: BatchMemory, indices: list[int]
+) -> Batch:
+    """Recordings are read to where they stay, and transforms that change nothing cost nothing."""
+    lengths = [dataset.trials[index].num_bins for index in indices]
+    features = memory.take(len(indices), max(lengths), dataset.feature_dim)
+    rows = features.numpy()
+    trials = [dataset.at(index, epoch, rows[row, : lengths[row]]) for row, index in enumerate(indices)]
+    return collate(trials, session_index, features)
 
 
 class _Scheduled:
@@ -135,11 +149,7 @@ class _Scheduled:
         return self.build(self.schedule[index])
 
 
-def _from_workers(
-    dataset: Brain2TextDataset, schedule: list[list[int]], epoch: int, session_index: dict[str, int], num_workers: int
-) -> Iterator[Batch]:
-    dataset.fill_cache()
-    build = functools.partial(_build, dataset, epoch, session_index)
+def _from_workers(build: Callable[[list[int]], Batch], schedule: list[list[int]], num_workers: int) -> Iterator[Batch]:
     # A generator of its own: DataLoader draws a seed at every start, which would move the run's global RNG.
     yield from DataLoader(
         _Scheduled(build, schedule),  # type: ignore[arg-type]

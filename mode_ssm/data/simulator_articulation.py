@@ -110,12 +110,20 @@ class SpokenTrial:
 
 
 def time_phonemes(
-    phonemes: Sequence[int], *, pace: float, spread: float, lead: int, trail: int, rng: np.random.Generator
+    phonemes: Sequence[int],
+    *,
+    pace: float,
+    pause: float,
+    spread: float,
+    lead: int,
+    trail: int,
+    rng: np.random.Generator,
 ) -> SpokenTrial:
-    """Draw durations. pace: multiplies the mean durations; spread: their coefficient of variation;
-    lead, trail: bins of rest before the first phoneme and after the last word's SIL."""
+    """Draw durations. pace: multiplies the mean durations; pause: multiplies those of SIL once more; spread: their
+    coefficient of variation; lead, trail: bins of rest before the first phoneme and after the last word's SIL."""
     classes = np.asarray(phonemes)
     durations = MEAN_BINS[classes] * pace * rng.gamma(spread**-2, spread**2, len(classes))
+    durations[classes == SIL] *= pause
     bins = np.maximum(np.rint(durations), 3).astype(np.int64)
     ends = lead + np.cumsum(bins)
     return SpokenTrial(classes, ends - bins, int(ends[-1]), int(ends[-1]) + trail)

@@ -9,6 +9,8 @@ class SimulatorConstants:
 
     # speaking
     usual_pronunciation: float = 0.75  # chance that a word takes its first pronunciation
+    slowness: float = 1.0  # multiplies every phoneme's duration; 1 is read speech, about 65 words a minute with rests
+    pause: float = 1.0  # multiplies the pauses between words once more
     pace_spread: float = 0.08  # standard deviation of log pace, once a session and once a trial
     duration_spread: float = 0.3  # coefficient of variation of one phoneme's duration
     rest_before: tuple[int, int] = (14, 26)  # bins before the first phoneme, least and most
@@ -40,3 +42,15 @@ class SimulatorConstants:
     dead_rate: float = 0.05
     wander: float = 0.15  # spread of the log rate's slow movement within a block
     wander_bins: int = 1500  # bins between the knots of that movement: 30 s
+
+
+# Attempted speech as the real participant's: about 30 words a minute. Slow because the movements are slow, so that the
+# smoothing grows with the durations.
+ATTEMPTED_SPEECH = SimulatorConstants(
+    slowness=2.2,
+    pause=1.5,
+    coarticulation=5.0,
+    tuning=0.65,
+    rest_before=(30, 70),
+    rest_after=(20, 50),
+)

@@ -1,47 +1,7 @@
-"""How much the simulator generates: sessions, blocks, corpora, speaking modes and counts at each scale."""
+"""How much the simulator generates: `tiny` and `small` by hand, `medium` and `full` after the real list of blocks."""
 
-from dataclasses import dataclass
-from datetime import date
-from typing import Literal
-
-Mode = Literal["vocalised", "silent"]
-
-IMPLANT_DATE = date(2023, 7, 17)  # the real list counts days from here: t15.2023.08.11 is day 25
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BlockLayout:
-    """A run of sentences in one speaking mode from one corpus, normalised together.
-
-    Held-out blocks are shared by val and test, as in the real list; such a block has no training sentence.
-    """
-
-    number: int
-    mode: Mode
-    corpus: str
-    train: int = 0
-    val: int = 0
-    test: int = 0
-
-    @property
-    def num_sentences(self) -> int:
-        return self.train + self.val + self.test
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SessionLayout:
-    name: str  # "t15.YYYY.MM.DD"
-    blocks: tuple[BlockLayout, ...]
-
-    @property
-    def day(self) -> int:
-        """Days after implantation."""
-        return (date(*map(int, self.name.split(".")[1:])) - IMPLANT_DATE).days
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scale:
-    sessions: tuple[SessionLayout, ...]
+from mode_ssm.data.simulator_layout import BlockLayout, Mode, Scale, SessionLayout
+from mode_ssm.data.simulator_t15 import full_scale, medium_scale
 
 
 def _session(name: str, *blocks: tuple[Mode, str, int, int, int]) -> SessionLayout:
@@ -113,4 +73,4 @@ _SMALL = Scale(
     )
 )
 
-SCALES = {"tiny": _TINY, "small": _SMALL}
+SCALES = {"tiny": _TINY, "small": _SMALL, "medium": medium_scale(), "full": full_scale()}

@@ -10,7 +10,9 @@ import numpy as np
 from mode_ssm.vocab import normalise_sentence
 
 CORPORA = ("conversation", "50-word", "freq_words", "harvard", "random")
+DOUBLED = ("conversation", "freq_words")  # corpora whose prompts may be two sentences
 MAX_TRIES = 2000  # draws without a new sentence before a corpus counts as exhausted
+REPEAT_AFTER = 20  # draws without a new sentence before one may be repeated
 
 _SLOT = re.compile(r"\{(.+?)\}")
 _QUESTION = re.compile(
@@ -53,31 +55,46 @@ def grammar() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
 
 
 class SentenceSource:
-    """Draws sentences that were never drawn before, whatever the corpus.
+    """Draws sentences that were never drawn before, whatever the corpus, unless a repetition is allowed.
 
     Of two random fillers the one used less often is taken, so that a few hundred sentences already use nearly the
-    whole vocabulary, as a corpus of natural size would.
+    whole vocabulary, as a corpus of natural size would. `double_share` of the prompts of `DOUBLED` corpora are two
+    sentences joined by "and".
     """
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, double_share: float = 0.0) -> None:
         self._rng = rng
+        self._double_share = double_share
         self._used: Counter[str] = Counter()
         self._drawn: set[str] = set()
+        self._repeatable: set[str] = set()
 
-    def draw(self, corpus: str) -> str:
-        """A sentence as a prompt would show it: capitals and punctuation. Raises `ValueError` when the corpus is
-        unknown or has no new sentence left."""
+    def draw(self, corpus: str, repeatable: bool = False) -> str:
+        """A sentence as a prompt would show it: capitals and punctuation.
+
+        repeatable: the sentence may be one that was drawn before as repeatable, where new ones are rare, and may be
+        drawn again. Raises `ValueError` when the corpus is unknown or has no sentence left.
+        """
         corpora, _ = grammar()
         if corpus not in corpora:
             raise ValueError(f"unknown corpus {corpus!r}; known: {', '.join(CORPORA)}")
-        templates = corpora[corpus]
-        for _ in range(MAX_TRIES):
-            sentence = self._fill(self._less_used(templates))
+        for tries in range(MAX_TRIES):
+            sentence = self._prompt(corpus)
             words = normalise_sentence(sentence)
-            if words not in self._drawn and not re.search(r"\b(\S+) \1\b", words):
+            again = repeatable and tries >= REPEAT_AFTER and words in self._repeatable
+            if again or (words not in self._drawn and not re.search(r"\b(\S+) \1\b", words)):
                 self._drawn.add(words)
+                if repeatable:
+                    self._repeatable.add(words)
                 return _as_prompt(sentence)
         raise ValueError(f"corpus {corpus!r} has no new sentence left after {len(self._drawn)}; ask for fewer of it")
+
+    def _prompt(self, corpus: str) -> str:
+        templates = grammar()[0][corpus]
+        sentence = self._fill(self._less_used(templates))
+        if self._double_share and corpus in DOUBLED and self._rng.random() < self._double_share:
+            sentence += " and " + self._fill(self._less_used(templates))
+        return sentence
 
     def _fill(self, template: str) -> str:
         _, slots = grammar()

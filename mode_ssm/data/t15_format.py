@@ -44,26 +44,31 @@ def write_session_file(path: Path, trials: Iterable[RecordedTrial], *, with_labe
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    count = 0
     try:
         with h5py.File(partial, "w") as file:
-            for count, trial in enumerate(trials, start=1):
-                group = file.create_group(trial_key(count - 1))
-                group.create_dataset("input_features", data=np.ascontiguousarray(trial.features, np.float32))
-                group.attrs["n_time_steps"] = np.int64(len(trial.features))
-                if with_labels:
-                    text = trial.sentence.encode("ascii")
-                    group.create_dataset("seq_class_ids", data=_padded(trial.phonemes, trial))
-                    group.create_dataset("transcription", data=_padded(np.frombuffer(text, np.uint8), trial))
-                    group.attrs["seq_len"] = np.int64(len(trial.phonemes))
-                    group.attrs["sentence_label"] = trial.sentence
-                group.attrs["session"] = trial.session
-                group.attrs["block_num"] = np.int64(trial.block)
-                group.attrs["trial_num"] = np.int64(trial.trial)
+            for trial in trials:
+                write_trial(file, trial, with_labels=with_labels)
+            count = len(file)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return count
+
+
+def write_trial(file: h5py.File, trial: RecordedTrial, *, with_labels: bool) -> None:
+    """Append a trial to an open session file. Raises `ValueError` for a label longer than the format holds."""
+    group = file.create_group(trial_key(len(file)))
+    group.create_dataset("input_features", data=np.ascontiguousarray(trial.features, np.float32))
+    group.attrs["n_time_steps"] = np.int64(len(trial.features))
+    if with_labels:
+        text = trial.sentence.encode("ascii")
+        group.create_dataset("seq_class_ids", data=_padded(trial.phonemes, trial))
+        group.create_dataset("transcription", data=_padded(np.frombuffer(text, np.uint8), trial))
+        group.attrs["seq_len"] = np.int64(len(trial.phonemes))
+        group.attrs["sentence_label"] = trial.sentence
+    group.attrs["session"] = trial.session
+    group.attrs["block_num"] = np.int64(trial.block)
+    group.attrs["trial_num"] = np.int64(trial.trial)
 
 
 def _padded(values: np.ndarray, trial: RecordedTrial) -> np.ndarray:

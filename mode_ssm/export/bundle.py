@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mode_ssm.config import DataConfig
 from mode_ssm.data.log_mel import BIN_SECONDS
-from mode_ssm.data.transforms import gaussian_kernel, lookahead_bins
+from mode_ssm.data.smoothing import gaussian_kernel, lookahead_bins
 from mode_ssm.export.graph import OPSET, Weights
 from mode_ssm.export.manifest import Manifest, ModelFile, TensorSpec, checksum
 from mode_ssm.export.step_graph import AFTER, build_step_model
@@ -77,6 +77,7 @@ def build(source: Source, session: str | None, weights: Weights) -> Export:
         stride=source.model.frame_stride,
         smoothing=tuple(gaussian_kernel(source.data.smoothing_std, source.data.smoothing).tolist()),
         lookahead_bins=lookahead_bins(source.data.smoothing, source.data.smoothing_std),
+        normalisation=source.data.normalisation.value,
         classes=CLASSES,
         inputs={name: TensorSpec(shape=shape) for name, shape in step.inputs.items()},
         outputs={name: TensorSpec(shape=shape) for name, shape in step.outputs.items()},

@@ -41,6 +41,9 @@ class Manifest:
     stride: int
     smoothing: tuple[float, ...]
     lookahead_bins: int
+    normalisation: str = (
+        "released"  # data.normalisation of the checkpoint: what bins have gone through before smoothing
+    )
     classes: tuple[str, ...]
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]

@@ -79,10 +79,16 @@ class _StepGraph(GraphBuilder):
         of_offset = (taps @ offset).reshape(frames * d_model, stride)
 
         x, mask = self.input("bins", 1, stride, bins), self.input("bin_mask", 1, stride)
+        present, token = mask, preprocessor.mask_token
+        if token is not None:
+            present = self.op("Sign", self.op("ReduceMax", self.op("Abs", x), self.constant(np.array([2])), keepdims=0))
         # A bin that is not there is zero behind the adapter, not in front of it.
-        scale = self.op("Mul", self.reshape(mask, 1, stride, 1), self.constant(1 / _array(preprocessor.feature_std)))
+        scale = self.op("Mul", self.reshape(present, 1, stride, 1), self.constant(1 / _array(preprocessor.feature_std)))
         x = self.op("Mul", self.op("Sub", x, self.constant(_array(preprocessor.feature_mean))), scale)
-        x = self.op("Add", self.linear(self.reshape(x, 1, -1), weight), self.linear(mask, of_offset, exact=True))
+        x = self.op("Add", self.linear(self.reshape(x, 1, -1), weight), self.linear(present, of_offset, exact=True))
+        if token is not None:
+            of_token = (taps @ _array(token)).reshape(frames * d_model, stride)
+            x = self.op("Add", x, self.linear(self.op("Sub", mask, present), of_token, exact=True))
         if frames > 1:
             later = (frames - 1) * d_model
             before, after = self.state("stem", 1, later)

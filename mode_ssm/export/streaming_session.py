@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mode_ssm.data.rolling_normaliser import RollingNormaliser
 from mode_ssm.export.manifest import Manifest
 
 
@@ -29,10 +30,14 @@ class StreamingSession:
             frames = session.push(amplifier.read())
         frames = session.finish()
 
-    Recorded features go in; smoothing is done here, as the checkpoint's data were smoothed. Not for several threads.
+    Features go in that are normalised as the manifest says, or as recorded with a `normaliser`, which goes on from
+    trial to trial: `normaliser.reset()` begins a block. Smoothing is done here, as the checkpoint's data were smoothed.
+    Not for several threads.
     """
 
-    def __init__(self, model: str | bytes, manifest: Manifest, threads: int = 1) -> None:
+    def __init__(
+        self, model: str | bytes, manifest: Manifest, threads: int = 1, normaliser: RollingNormaliser | None = None
+    ) -> None:
         """model: path or content of an ONNX file. Raises `ValueError` where onnxruntime is missing or cannot run it."""
         try:
             ort = import_module("onnxruntime")
@@ -49,7 +54,7 @@ class StreamingSession:
             raise ValueError(
                 f"onnxruntime {ort.__version__} cannot run a model written for {written_for}: {reason}"
             ) from None
-        self.manifest = manifest
+        self.manifest, self.normaliser = manifest, normaliser
         _, self.stride, self.features = manifest.inputs["bins"].shape
         self._taps = np.array(manifest.smoothing, np.float32)
         fixed = {**manifest.inputs, **manifest.outputs}
@@ -60,10 +65,16 @@ class StreamingSession:
         self.reset()
 
     @classmethod
-    def open(cls, folder: str | Path, weights: str = "fp32", threads: int = 1) -> "StreamingSession":
+    def open(
+        cls,
+        folder: str | Path,
+        weights: str = "fp32",
+        threads: int = 1,
+        normaliser: RollingNormaliser | None = None,
+    ) -> "StreamingSession":
         """The model of an exported folder whose weights are stored so."""
         manifest = Manifest.read(Path(folder))
-        return cls(str(manifest.file(Path(folder), weights)), manifest, threads)
+        return cls(str(manifest.file(Path(folder), weights)), manifest, threads, normaliser)
 
     def reset(self) -> None:
         """Forget the trial so far."""
@@ -80,7 +91,7 @@ class StreamingSession:
             raise ValueError(f"bins of shape {bins.shape}: the model reads (n, {self.features}) features")
         if not np.isfinite(bins).all():
             raise ValueError("bins hold values that are not finite")
-        return self._run(self._complete(bins))
+        return self._run(self._complete(bins if self.normaliser is None else self.normaliser.step(bins)))
 
     def finish(self) -> Frames:
         """The trial is over: what smoothing and an incomplete frame held back. The next `push` begins a new trial."""

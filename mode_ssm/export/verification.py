@@ -14,7 +14,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mode_ssm.data.brain2text import load_features
-from mode_ssm.data.transforms import smooth
+from mode_ssm.data.smoothing import smooth
 from mode_ssm.decode.greedy import greedy_ctc
 from mode_ssm.export.bundle import UNSEEN, Export, Source, build
 from mode_ssm.export.graph import Weights
@@ -101,7 +101,7 @@ def phoneme_error_rates(
 ) -> dict[str, ErrorRate]:
     """Greedy CTC on a split, four times: offline and streamed in eager mode, streamed by fp32 and int8 exports.
 
-    The exports read recorded features and smooth them themselves. Raises `ValueError` for a split without labels.
+    The exports read normalised features and smooth them themselves. Raises `ValueError` for a split without labels.
     """
     trials = sorted(data.trials(split), key=lambda info: info.session)
     if not data.has_labels(split):
@@ -112,7 +112,8 @@ def phoneme_error_rates(
             session = name if name in source.sessions else None
             exports = {weights.value: open_export(build(source, session, weights)) for weights in Weights}
             for info in of_session:
-                features, reference = load_features(info), data.reference(info).phonemes.tolist()
+                features = data.normalise(info, load_features(info))
+                reference = data.reference(info).phonemes.tolist()
                 log_probs = {key: stream(export, features).log_probs for key, export in exports.items()}
                 log_probs["offline"] = _offline(source, source.session_id(session), features)
                 log_probs["streamed"] = eager_stream(source, source.session_id(session), features)[0].log_probs

@@ -57,6 +57,9 @@ class Preprocessor(InputStatistics):
 
     Session adapter (Willett et al. 2023 call it a day-specific input layer): a gain and an offset for each feature, a
     full matrix, or a projection of its own. Frame i sees bins up to (i + 1) * stride - 1 and `kernel_size` bins in all.
+
+    Bins that are zero in every feature hold no signal: time masks, or bins that were lost on the way. With `mask_token`
+    a learned bin (P,) stands for them in front of the convolution (Feghhi et al. 2025 learn theirs too).
     """
 
     def __init__(self, config: ModelConfig, feature_dim: int, num_sessions: int) -> None:
@@ -83,6 +86,7 @@ class Preprocessor(InputStatistics):
         self.projection = nn.Linear(feature_dim, stem.projection) if stem.projection is not None else None
         self.conv = nn.Conv1d(stem.projection or feature_dim, config.d_model, stem.kernel_size, stem.stride)
         self.norm = nn.LayerNorm(config.d_model)
+        self.mask_token = nn.Parameter(torch.zeros(self.conv.in_channels)) if stem.mask_token else None
 
     def forward(self, features: Tensor, lengths: Tensor, session_ids: Tensor) -> tuple[Tensor, Tensor]:
         x = self._adapt(features, self._session_maps(session_ids))
@@ -130,4 +134,6 @@ class Preprocessor(InputStatistics):
             x = torch.baddbmm(session["offset"].unsqueeze(1), x, session["weight"])
         elif self.projection is not None:
             x = self.projection(x)
+        if self.mask_token is not None:
+            x = torch.where(features.any(-1, keepdim=True), x, self.mask_token.to(x.dtype))
         return x

@@ -44,12 +44,13 @@ def model_log_probs(
 
 
 def made_for(weights: Path, config: DataConfig, trials: Sequence[TrialInfo]) -> dict[str, str]:
-    """What log-probabilities depend on: the weights' content, and trials, files and smoothing of the recordings."""
+    """What log-probabilities depend on: the weights' content, trials and files, and what is done to the signal."""
     files = {path: Path(path).stat() for path in dict.fromkeys(info.path for info in trials)}
     recordings = {
         "trials": [(info.name, info.num_bins) for info in trials],
         "files": [(path, status.st_size, status.st_mtime_ns) for path, status in files.items()],
         "smoothing": (config.smoothing.name, config.smoothing_std),
+        "normalisation": (config.normalisation.name, config.rolling_seconds),
     }
     return {"checkpoint": fingerprint(weights), "data": fingerprint(json.dumps(recordings))}
 

@@ -145,7 +145,7 @@ def _adapted_sessions(
         return
     for of_session in session_units(trials):
         batches = [without_labels(batch).to(model.device) for batch in data.batches(of_session, adapt.batch_size)]
-        statistics = data.index.statistics[of_session[0].split][of_session[0].session]
+        statistics = data.session_statistics(of_session[0].split, of_session[0].session)
         with adapted(model, batches, statistics, adapt) as adaptation:
             yield batches, adaptation
 

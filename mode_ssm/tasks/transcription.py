@@ -66,6 +66,8 @@ class TranscriptionTask:
     def setup(self) -> None:
         config = self.config
         self.data = TranscriptionData.open(config.data, config.seed, progress=self.progress)
+        for split in ("train", "val"):  # the first to learn from, the second to choose by; refused before hours of work
+            self.data.trials(split)
         self.data.require_frames(lambda num_bins: num_frames(config.model, num_bins))
         torch.manual_seed(config.seed)  # the same weights on every rank
         self._model = build_model(config, len(self.data.sessions), len(self.data.blocks()))
@@ -93,7 +95,7 @@ class TranscriptionTask:
         return {name: getattr(self.model, name) for name in self.model.MODULES}
 
     def train_loader(self, phase: PhaseConfig, rank: int, world_size: int) -> ResumableLoader:
-        return self.data.train_loader(rank, world_size)
+        return self.data.train_loader(rank, world_size, self.device)
 
     def objective(self, phase: PhaseConfig) -> Objective:
         if not isinstance(self.model, MODE_SSM):

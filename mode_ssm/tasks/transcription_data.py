@@ -6,16 +6,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from mode_ssm.config import DataConfig, OnBadTrial
+from mode_ssm.config import DataConfig, Normalisation, OnBadTrial, Smoothing
+from mode_ssm.data.augmentation import BatchAugmentation
 from mode_ssm.data.batch import Batch, TrialInfo
-from mode_ssm.data.brain2text import Index, build_index, load_phonemes
+from mode_ssm.data.brain2text import Index, build_index, load_features, load_phonemes
 from mode_ssm.data.loader import FeatureCache, TrialLoader, eval_batches, shuffled_labels
+from mode_ssm.data.log_mel import BIN_SECONDS
+from mode_ssm.data.normalisation import Normalise, RollingNormalisation, SessionNormalisation, as_released
 from mode_ssm.data.sampler import BucketSampler
 from mode_ssm.data.simulator import simulate
 from mode_ssm.data.statistics import FeatureStatistics, merge
-from mode_ssm.data.transforms import EvalTransform, TrainTransform
+from mode_ssm.data.transforms import SignalTransform
 from mode_ssm.data.truth import TruthRecord, read_truth
+from mode_ssm.tasks.augmented_loader import AugmentedLoader
 from mode_ssm.vocab import normalise_sentence
 
 logger = logging.getLogger(__name__)
@@ -50,7 +55,7 @@ class Reference:
 @dataclass(slots=True)
 class TranscriptionData:
     """A checked dataset. `sessions` are those the model knows: the training sessions, in order; their position is the
-    row of the session adapter."""
+    row of the session adapter. `normalise` is what `data.normalisation` asks for."""
 
     config: DataConfig
     index: Index
@@ -58,6 +63,7 @@ class TranscriptionData:
     sessions: list[str]
     seed: int
     cache: FeatureCache | None = field(default=None)
+    normalise: Normalise = as_released
 
     @classmethod
     def open(
@@ -67,6 +73,7 @@ class TranscriptionData:
         index = build_index(
             config.root, feature_dim=config.feature_dim, on_bad_trial=config.on_bad_trial, progress=progress
         )
+        recordings = [trial for trials in index.trials.values() for trial in trials]
         if config.train_sessions is not None:
             for name in config.train_sessions:
                 if name not in index.sessions:
@@ -76,7 +83,9 @@ class TranscriptionData:
         if sessions is None:
             sessions = sorted({t.session for t in index.trials["train"]})
         cache = FeatureCache() if config.cache_features else None
-        return cls(config, index, read_truth(config.root), list(sessions), seed, cache)
+        data = cls(config, index, read_truth(config.root), list(sessions), seed, cache)
+        data.normalise = data._normalisation(recordings)
+        return data
 
     def require_frames(self, num_frames: Callable[[int], int]) -> None:
         """Every training trial must give CTC a frame for each phoneme; others stop the run or are left out.
@@ -105,27 +114,60 @@ class TranscriptionData:
         return sorted({(t.session, t.block) for t in self.index.trials["train"]})
 
     def statistics(self) -> tuple[FeatureStatistics, list[FeatureStatistics]]:
-        """Of the training split: overall, and of each session in `sessions`."""
-        by_session = [self.index.statistics["train"][name] for name in self.sessions]
+        """Of the normalised training split: overall, and of each session in `sessions`."""
+        by_session = [self.session_statistics("train", name) for name in self.sessions]
         return merge(by_session), by_session
 
-    def train_loader(self, rank: int, world_size: int) -> TrialLoader:
+    def session_statistics(self, split: str, session: str) -> FeatureStatistics:
+        """Of a session's normalised features in a split. Rolling ones have mean 0 and spread 1, as near as it goes."""
+        recorded = self.index.statistics[split][session]
+        if isinstance(self.normalise, SessionNormalisation):
+            return self.normalise.of(session, recorded)
+        if isinstance(self.normalise, RollingNormalisation):
+            return FeatureStatistics(
+                count=recorded.count, mean=np.zeros_like(recorded.mean), std=np.ones_like(recorded.std)
+            )
+        return recorded
+
+    def _normalisation(self, recordings: Sequence[TrialInfo]) -> Normalise:
+        """What `data.normalisation` asks for. Raises `ValueError` where training data that it needs are not there."""
+        config = self.config
+        if config.normalisation is Normalisation.released:
+            return as_released
+        of_training = self.index.statistics["train"]
+        missing = [name for name in self.sessions if name not in of_training]
+        if missing:
+            raise ValueError(
+                f"data.normalisation={config.normalisation.value} needs the statistics of the training data, and "
+                f"data.root={config.root} has no training split of {', '.join(missing)}; released needs none"
+            )
+        by_session = {name: of_training[name] for name in self.sessions}
+        overall = merge(by_session.values())
+        if config.normalisation is Normalisation.session:
+            return SessionNormalisation(by_session, overall)
+        load = self.cache.load if self.cache is not None else load_features
+        return RollingNormalisation(recordings, load, overall, round(config.rolling_seconds / BIN_SECONDS))
+
+    def train_loader(self, rank: int, world_size: int, device: torch.device | str = "cpu") -> AugmentedLoader:
+        """Augmented and smoothed on `device`."""
         config, trials = self.config, self.index.trials["train"]
         sampler = BucketSampler(trials, config.batch_size, config.sessions_per_batch, self.seed, rank, world_size)
-        return TrialLoader(
+        recorded = TrialLoader(
             trials,
-            TrainTransform(config.augment, config.smoothing, config.smoothing_std, self.seed),
+            SignalTransform(Smoothing.none, 0.0, self.normalise),
             self.session_index,
             sampler,
             num_workers=config.num_workers,
             cache=self.cache,
             label_sources=shuffled_labels(trials, self.seed) if config.shuffle_labels else None,
         )
+        augmentation = BatchAugmentation(config.augment, config.smoothing, config.smoothing_std, self.seed, device)
+        return AugmentedLoader(recorded, augmentation)
 
     def batches(self, trials: Sequence[TrialInfo], batch_size: int | None = None) -> Iterator[Batch]:
         """Evaluation batches, longest trials first; `batch_size` None is `data.eval_batch_size`."""
         config = self.config
-        transform = EvalTransform(config.smoothing, config.smoothing_std)
+        transform = SignalTransform(config.smoothing, config.smoothing_std, self.normalise)
         return eval_batches(
             trials,
             transform,

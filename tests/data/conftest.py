@@ -8,6 +8,7 @@ import pytest
 
 from mode_ssm.data.batch import TrialInfo
 from mode_ssm.data.t15_format import RecordedTrial, session_file, write_session_file
+from mode_ssm.vocab import SIL
 
 WORDS = ("add", "bone", "cat", "dog", "each", "fish", "gone", "hat")
 FEATURE_DIM = 4
@@ -26,7 +27,7 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 @pytest.fixture
 def write_dataset() -> WriteDataset:
-    """Writes `counts[session][split]` trials of 40-120 bins, 4 features, 2-5 phonemes; no two sentences alike."""
+    """Writes `counts[session][split]` trials: 40-120 bins, 4 features, 2-5 phonemes; no two sentences alike."""
 
     def write(root: Path, counts: Counts) -> Path:
         for s, (session, by_split) in enumerate(sorted(counts.items())):
@@ -38,7 +39,7 @@ def write_dataset() -> WriteDataset:
                         block=p * 10 + i // 4,
                         trial=i % 4,
                         features=rng.standard_normal((int(rng.integers(40, 121)), FEATURE_DIM)).astype(np.float32),
-                        phonemes=rng.integers(1, 41, size=int(rng.integers(2, 6))),
+                        phonemes=np.append(rng.integers(1, 41, size=int(rng.integers(2, 6)))[:-1], SIL),
                         sentence=f"{WORDS[s]} {WORDS[p]} {'ab' * i} {WORDS[i % 8]}.",
                     )
                     for i in range(number)

@@ -9,17 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from mode_ssm.config import AugmentConfig, Smoothing
+from mode_ssm.config import Smoothing
 from mode_ssm.data import brain2text
 from mode_ssm.data.batch import Batch, Trial, TrialInfo
 from mode_ssm.data.brain2text import Brain2TextDataset, FeatureCache, Index, build_index, load_trial
 from mode_ssm.data.loader import PREFETCHED_BATCHES, TrialLoader, eval_batches, shuffled_labels
 from mode_ssm.data.sampler import BucketSampler
-from mode_ssm.data.transforms import EvalTransform, TrainTransform
+from mode_ssm.data.transforms import SignalTransform
 
 SESSIONS = {"t15.2023.08.11": 0, "t15.2023.08.13": 1, "t15.2023.08.18": 2}
-AUGMENT = AugmentConfig(white_noise_std=0.3, constant_offset_std=0.1, random_cut_bins=3, time_masks=2, time_warp=0.1)
 FIELDS = ("features", "feature_lengths", "targets", "target_lengths", "session_ids")
+
+
+def by_epoch(trial: Trial, epoch: int) -> np.ndarray:
+    """Lengths and values that tell epochs apart."""
+    return trial.features[epoch % 3 :] + np.float32(epoch)
 
 
 @pytest.fixture
@@ -36,9 +40,8 @@ def index(tmp_path: Path, write_dataset: Callable[..., Path]) -> Index:
 def make_loader(index: Index) -> Callable[..., TrialLoader]:
     def make(rank: int = 0, world_size: int = 1, **options: object) -> TrialLoader:
         trials = index.trials["train"]
-        transform = TrainTransform(AUGMENT, Smoothing.symmetric, 2.0, seed=5)
         sampler = BucketSampler(trials, 4, 2, seed=5, rank=rank, world_size=world_size)
-        return TrialLoader(trials, transform, SESSIONS, sampler, **options)  # type: ignore[arg-type]
+        return TrialLoader(trials, by_epoch, SESSIONS, sampler, **options)  # type: ignore[arg-type]
 
     return make
 
@@ -62,11 +65,10 @@ def test_an_epoch_holds_the_transformed_trials_of_the_sampler(
     batches = list(loader.epoch(2))
     assert len(batches) == loader.steps_per_epoch
     assert Counter(t.name for b in batches for t in b.trials) == Counter(t.name for t in index.trials["train"])
-    transform = TrainTransform(AUGMENT, Smoothing.symmetric, 2.0, seed=5)
     for batch in batches:
         for row, info in enumerate(batch.trials):
             raw = load_trial(info)
-            expected = transform(raw, 2)
+            expected = by_epoch(raw, 2)
             length = int(batch.feature_lengths[row])
             np.testing.assert_array_equal(batch.features[row, :length].numpy(), expected)
             assert not batch.features[row, length:].any()
@@ -143,7 +145,9 @@ def test_reading_runs_ahead_of_the_consumer_but_not_without_bound(
 ) -> None:
     read: list[str] = []
     load = brain2text.load_features
-    monkeypatch.setattr(brain2text, "load_features", lambda info: (read.append(info.name), load(info))[1])
+    monkeypatch.setattr(
+        brain2text, "load_features", lambda info, memory=None: (read.append(info.name), load(info, memory))[1]
+    )
     loader = make_loader()
     sizes = [len(batch) for batch in loader.sampler.batches(0)]
     batches = loader.epoch(0)
@@ -183,7 +187,9 @@ def test_cached_features_are_read_once_and_stay_raw(
 ) -> None:
     read: list[str] = []
     load = brain2text.load_features
-    monkeypatch.setattr(brain2text, "load_features", lambda info: (read.append(info.name), load(info))[1])
+    monkeypatch.setattr(
+        brain2text, "load_features", lambda info, memory=None: (read.append(info.name), load(info, memory))[1]
+    )
     cache = FeatureCache()
     loader = make_loader(cache=cache)
     batches = [list(loader.epoch(epoch)) for epoch in range(2)]
@@ -197,7 +203,7 @@ def test_cached_features_are_read_once_and_stay_raw(
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_evaluation_sees_every_trial_once_longest_first(index: Index, num_workers: int) -> None:
     trials = index.trials["val"]
-    transform = EvalTransform(Smoothing.causal, 2.0)
+    transform = SignalTransform(Smoothing.causal, 2.0)
     batches = list(eval_batches(trials, transform, SESSIONS, 3, num_workers=num_workers))
     assert [len(batch) for batch in batches] == [3, 3, 1]
     lengths = [int(n) for batch in batches for n in batch.feature_lengths]
@@ -208,20 +214,20 @@ def test_evaluation_sees_every_trial_once_longest_first(index: Index, num_worker
 
 
 def test_evaluation_without_labels_and_with_an_unknown_session(index: Index) -> None:
-    (batch,) = eval_batches(index.trials["test"], EvalTransform(Smoothing.none, 2.0), {"t15.2023.08.11": 0}, 8)
+    (batch,) = eval_batches(index.trials["test"], SignalTransform(Smoothing.none, 2.0), {"t15.2023.08.11": 0}, 8)
     assert batch.targets.shape == (5, 0)
     assert batch.session_ids.tolist() == [-1] * 5
 
 
 def test_evaluating_nothing_gives_nothing_and_a_batch_size_of_zero_is_refused(index: Index) -> None:
-    transform = EvalTransform(Smoothing.none, 2.0)
+    transform = SignalTransform(Smoothing.none, 2.0)
     assert list(eval_batches([], transform, SESSIONS, 4)) == []
     with pytest.raises(ValueError, match=r"data.eval_batch_size=0 must be at least 1"):
         eval_batches(index.trials["val"], transform, SESSIONS, 0)
 
 
 def test_a_dataset_is_a_list_of_trials(index: Index) -> None:
-    dataset = Brain2TextDataset(index.trials["val"], EvalTransform(Smoothing.none, 2.0))
+    dataset = Brain2TextDataset(index.trials["val"], SignalTransform(Smoothing.none, 2.0))
     assert len(dataset) == 7
     np.testing.assert_array_equal(dataset[2].features, load_trial(index.trials["val"][2]).features)
     assert dataset[2].info == index.trials["val"][2]
@@ -296,4 +302,4 @@ def test_shuffled_batches_show_the_dealt_labels_on_the_own_features(
 def test_label_sources_must_match_the_trials(index: Index) -> None:
     trials = index.trials["train"]
     with pytest.raises(ValueError, match="3 label sources for 28 trials"):
-        Brain2TextDataset(trials, EvalTransform(Smoothing.none, 2.0), label_sources=trials[:3])
+        Brain2TextDataset(trials, SignalTransform(Smoothing.none, 2.0), label_sources=trials[:3])

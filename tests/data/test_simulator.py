@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+import time
 from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
@@ -8,9 +11,13 @@ import numpy as np
 import pytest
 
 from mode_ssm.data import simulator
-from mode_ssm.data.simulator import Implant, SimulatorConstants, plan_sentences, simulate, simulate_session
+from mode_ssm.data.simulator import simulate
 from mode_ssm.data.simulator_articulation import NUM_ARTICULATORS, VOICING
-from mode_ssm.data.simulator_scale import SCALES, BlockLayout, Scale, SessionLayout
+from mode_ssm.data.simulator_constants import SimulatorConstants
+from mode_ssm.data.simulator_electrodes import Implant
+from mode_ssm.data.simulator_layout import BlockLayout, Scale, SessionLayout
+from mode_ssm.data.simulator_scale import SCALES
+from mode_ssm.data.simulator_session import SentencePlan, plan_sentences, simulate_session
 from mode_ssm.data.t15_format import session_file
 from mode_ssm.data.truth import TruthRecord, read_truth
 from mode_ssm.vocab import SIL, normalise_sentence, phonemes_to_ids
@@ -196,12 +203,12 @@ def test_a_session_does_not_depend_on_the_sessions_before_it(root: Path) -> None
     plan = plan_sentences(scale, SEED)
     last = scale.sessions[-1]
     only_its_own = {key: sentences for key, sentences in plan.items() if key[0] == last.name}
-    alone = simulate_session(last, only_its_own, seed=SEED, constants=constants, implant=Implant(constants, SEED))
-    for split, trials in alone.trials.items():
-        with h5py.File(session_file(root, last.name, split)) as file:
-            assert len(file) == len(trials)
-            for group, trial in zip(file.values(), trials, strict=True):
-                np.testing.assert_array_equal(group["input_features"][:], trial.features)
+    alone = list(simulate_session(last, only_its_own, seed=SEED, constants=constants))
+    assert len(alone) == sum(block.num_sentences for block in last.blocks)
+    for trial in alone:
+        with h5py.File(session_file(root, last.name, trial.truth.split)) as file:
+            group = file[trial.truth.name.rsplit("/", 1)[1]]
+            np.testing.assert_array_equal(group["input_features"][:], trial.recording.features)
 
 
 # signal ---------------------------------------------------------------------------------------------------------------
@@ -220,7 +227,7 @@ def test_every_feature_of_a_block_has_mean_zero_and_standard_deviation_one(root:
         np.testing.assert_allclose(features.std(0), 1, atol=1e-4)
 
 
-def one_mode_session(day: str, mode: str) -> tuple[SessionLayout, simulator.SentencePlan]:
+def one_mode_session(day: str, mode: str) -> tuple[SessionLayout, SentencePlan]:
     block = BlockLayout(number=1, mode=mode, corpus="conversation", train=25)  # type: ignore[arg-type]
     layout = SessionLayout(name=day, blocks=(block,))
     return layout, plan_sentences(Scale(sessions=(layout,)), SEED)
@@ -230,10 +237,9 @@ def tuning_to_speech(day: str, mode: str) -> np.ndarray:
     """(512,) mean of each feature while speaking, the block's mean being zero."""
     layout, plan = one_mode_session(day, mode)
     constants = SimulatorConstants()
-    session = simulate_session(layout, plan, seed=SEED, constants=constants, implant=Implant(constants, SEED))
     total = [
-        trial.features[record.phoneme_starts[0] : record.phoneme_starts[-1]].mean(0)  # type: ignore[index]
-        for trial, record in zip(session.trials["train"], session.truth, strict=True)
+        trial.recording.features[trial.truth.phoneme_starts[0] : trial.truth.phoneme_starts[-1]].mean(0)  # type: ignore[index]
+        for trial in simulate_session(layout, plan, seed=SEED, constants=constants)
     ]
     return np.mean(total, axis=0)
 
@@ -269,20 +275,6 @@ def test_electrodes_die_and_stay_dead() -> None:
 # refusals and atomicity -----------------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def interrupt(path: Path, records: object) -> int:
-        calls.append(path)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(simulator, "write_truth", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        simulate(tmp_path / "data", "tiny", 0, progress=False)
-    assert len(calls) == 1
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_folder_that_holds_something_is_refused_untouched(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="already holds something"):
@@ -291,7 +283,7 @@ def test_a_folder_that_holds_something_is_refused_untouched(tmp_path: Path) -> N
 
 
 def test_an_unknown_scale_is_named_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"scale='smal' is unknown; choose one of tiny, small"):
+    with pytest.raises(ValueError, match=r"scale='smal' is unknown; choose one of tiny, small, medium, full"):
         simulate(tmp_path / "data", "smal", 0, progress=False)
     with pytest.raises(ValueError, match="seed=-1 is negative"):
         simulate(tmp_path / "data", "tiny", -1, progress=False)
@@ -300,3 +292,91 @@ def test_an_unknown_scale_is_named_with_the_known_ones(tmp_path: Path) -> None:
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     simulate(tmp_path, "tiny", 0, progress=False)
     assert (tmp_path / "truth.jsonl").exists()
+
+
+# processes and interruptions ------------------------------------------------------------------------------------------
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_interrupted_simulation_shows_nothing_and_the_next_call_finishes_it_without_repeating_a_session(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, begun = simulator.write_truth, []
+
+    def interrupt(path: Path, records: list[TruthRecord]) -> int:
+        begun.append(path.stem)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return real(path, records)
+
+    monkeypatch.setattr(simulator, "write_truth", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tmp_path / "data", "tiny", SEED, progress=False)
+    assert not (tmp_path / "data").exists()
+    simulate(tmp_path / "data", "tiny", SEED, progress=False)
+    assert begun == ["t15.2023.08.11", "t15.2023.08.27", "t15.2023.08.27"]
+    assert content(tmp_path / "data") == content(root)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_what_another_seed_left_behind_is_not_taken_over(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(simulator, "_describe", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            simulate(tmp_path / "data", "tiny", SEED + 1, progress=False)
+    simulate(tmp_path / "data", "tiny", SEED, progress=False)
+    assert content(tmp_path / "data") == content(root)
+
+
+def test_a_folder_that_another_process_is_simulating_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def second_call(*_: object) -> None:
+        simulate(tmp_path / "data", "tiny", 0, progress=False)
+
+    monkeypatch.setattr(simulator, "_describe", second_call)
+    with pytest.raises(FileExistsError, match="is being simulated by another process"):
+        simulate(tmp_path / "data", "tiny", 0, progress=False)
+
+
+def test_two_processes_write_the_bytes_of_one_and_a_killed_call_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from mode_ssm.data.simulator import simulate\n"
+        "from mode_ssm.data.simulator_layout import BlockLayout, Scale, SessionLayout\n"
+        "from mode_ssm.data.simulator_scale import SCALES\n"
+        "block = BlockLayout(number=1, mode='silent', corpus='harvard', train=8, val=2)\n"
+        "days = [SessionLayout(name=f't15.2024.01.{i + 1:02d}', blocks=(block,)) for i in range(8)]\n"
+        "SCALES['eight'] = Scale(sessions=tuple(days))\n"
+        "if __name__ == '__main__':\n"
+        "    simulate(Path(sys.argv[1]), 'eight', 3, progress=False, workers=2)\n"
+    )
+    killed = subprocess.Popen([sys.executable, str(program), str(tmp_path / "data")])
+    while not list(tmp_path.glob(".data.partial-*/data/*")):
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    assert not (tmp_path / "data").exists()
+    subprocess.run([sys.executable, str(program), str(tmp_path / "data")], check=True)
+
+    block = BlockLayout(number=1, mode="silent", corpus="harvard", train=8, val=2)
+    days = (SessionLayout(name=f"t15.2024.01.{i + 1:02d}", blocks=(block,)) for i in range(8))
+    monkeypatch.setitem(SCALES, "eight", Scale(sessions=tuple(days)))
+    simulate(tmp_path / "alone", "eight", 3, progress=False, workers=1)
+    alone = content(tmp_path / "alone")
+    assert len(alone) == 8 * 2 + 3
+    assert content(tmp_path / "data") == alone
+    assert not list(tmp_path.glob(".*.partial-*"))

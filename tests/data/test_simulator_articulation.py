@@ -37,12 +37,26 @@ def test_diphthongs_move_and_plain_vowels_hold() -> None:
 
 def test_drawn_times_are_contiguous_and_of_the_stated_mean() -> None:
     rng = np.random.default_rng(0)
-    trial = time_phonemes(phonemes_to_ids(["M"]) * 2000, pace=1.2, spread=0.3, lead=10, trail=5, rng=rng)
+    trial = time_phonemes(phonemes_to_ids(["M"]) * 2000, pace=1.2, pause=9.0, spread=0.3, lead=10, trail=5, rng=rng)
     assert trial.starts[0] == 10
     assert trial.num_bins == trial.end + 5
     durations = np.diff(np.append(trial.starts, trial.end))
     assert durations.mean() == pytest.approx(8.5 * 1.2, rel=0.03)
     assert durations.std() / durations.mean() == pytest.approx(0.3, rel=0.15)
+
+
+def test_pauses_grow_by_their_own_factor_and_phonemes_do_not() -> None:
+    plain, paused = (
+        time_phonemes([CLASS_ID["M"], SIL] * 500, pace=1, pause=pause, spread=0.1, lead=0, trail=0,
+                      rng=np.random.default_rng(0))
+        for pause in (1.0, 3.0)
+    )  # fmt: skip
+    (_, plain_pauses), (_, long_pauses) = (
+        (bins[::2], bins[1::2]) for bins in (np.diff(np.append(t.starts, t.end)) for t in (plain, paused))
+    )
+    assert plain_pauses.mean() == pytest.approx(7, rel=0.02)
+    assert long_pauses.mean() == pytest.approx(21, rel=0.02)
+    assert np.array_equal(np.diff(plain.starts)[::2], np.diff(paused.starts)[::2])
 
 
 def trial_of(phonemes: list[str], bins: int) -> SpokenTrial:

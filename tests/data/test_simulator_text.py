@@ -4,8 +4,8 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from mode_ssm.data.simulator import plan_sentences
 from mode_ssm.data.simulator_scale import SCALES
+from mode_ssm.data.simulator_session import plan_sentences
 from mode_ssm.data.simulator_text import CORPORA, SentenceSource, grammar, pronounce, pronunciations
 from mode_ssm.vocab import CLASS_ID, normalise_sentence
 
@@ -63,6 +63,21 @@ def test_an_exhausted_corpus_and_an_unknown_one_are_named() -> None:
         [source.draw("50-word") for _ in range(5000)]
     with pytest.raises(ValueError, match="unknown corpus 'poetry'; known: conversation, 50-word"):
         source.draw("poetry")
+
+
+def test_a_repeatable_draw_repeats_repeatable_sentences_only() -> None:
+    source = SentenceSource(np.random.default_rng(3))
+    unique = {normalise_sentence(source.draw("50-word")) for _ in range(100)}
+    repeated = Counter(normalise_sentence(source.draw("50-word", repeatable=True)) for _ in range(1000))
+    assert max(repeated.values()) > 1
+    assert not unique & set(repeated)
+
+
+def test_double_prompts_have_their_share_where_the_corpus_allows_them() -> None:
+    source = SentenceSource(np.random.default_rng(6), double_share=0.5)
+    words = [len(normalise_sentence(source.draw("freq_words")).split()) for _ in range(400)]
+    assert np.mean([n > 8 for n in words]) == pytest.approx(0.5, abs=0.08)
+    assert all(len(normalise_sentence(source.draw("harvard")).split()) <= 8 for _ in range(50))
 
 
 def test_prompts_carry_capitals_and_punctuation() -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mode_ssm.data.statistics import FeatureStatistics, merge
+from mode_ssm.data.statistics import FeatureStatistics, RunningCovariance, merge, merge_blocks
 
 
 def test_statistics_of_a_hand_worked_case() -> None:
@@ -52,3 +52,24 @@ def test_what_cannot_be_merged_says_so(parts: list[np.ndarray], message: str) ->
 def test_statistics_of_no_bins_are_refused() -> None:
     with pytest.raises(ValueError, match=r"T > 0, got \(0, 5\)"):
         FeatureStatistics.of(np.zeros((0, 5), np.float32))
+
+
+def test_a_session_merged_from_blocks_is_that_merged_from_trials_to_the_last_bit() -> None:
+    rng = np.random.default_rng(0)
+    trials = [(int(block), FeatureStatistics.of(rng.normal(3.0, 2.0, (7, 4)))) for block in [5, 2, 5, 9, 2, 5]]
+    blocks = [(block, merge(part for other, part in trials if other == block)) for block in (9, 5, 2)]
+    by_trial, by_block = merge_blocks(trials), merge_blocks(blocks)
+    np.testing.assert_array_equal(by_trial.mean, by_block.mean)
+    np.testing.assert_array_equal(by_trial.std, by_block.std)
+    assert by_trial.count == by_block.count == 42
+
+
+def test_the_covariance_of_trials_is_that_of_the_whole_also_far_from_zero() -> None:
+    rng = np.random.default_rng(1)
+    mixing = rng.normal(size=(5, 5))
+    parts = [(50.0 * k + rng.normal(size=(n, 5)) @ mixing).astype(np.float32) for k, n in enumerate((1, 30, 12))]
+    running = RunningCovariance()
+    for part in parts:
+        running.add(part)
+    whole = np.concatenate(parts).astype(np.float64)
+    np.testing.assert_allclose(running.covariance(), np.cov(whole, rowvar=False, bias=True), rtol=1e-5)

@@ -70,6 +70,15 @@ def test_every_shape_of_the_stem_and_every_length_of_the_last_frame(stem: dict, 
     assert_same(tiny_source(stem=stem), 0, bins)
 
 
+@pytest.mark.parametrize("lost", [slice(6, 13), slice(28, 31), slice(0, 31)])
+def test_bins_without_signal_are_replaced_as_offline(lost: slice) -> None:
+    source, x = tiny_source(stem={"mask_token": True}), features()
+    x[:, lost] = 0
+    step = build_step_model(source.model, 1, Weights.fp32)
+    for found, expected in zip(stream(step, x), offline(source, 1, x), strict=True):
+        assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("d_conv", [1, 2, 5])
 @pytest.mark.parametrize("mixer", Mixer)
 def test_short_convolutions(mixer: Mixer, d_conv: int) -> None:

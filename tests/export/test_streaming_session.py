@@ -12,7 +12,8 @@ import torch
 from tiny_stream import FEATURE_DIM, tiny_source
 
 from mode_ssm.config import Mixer, Smoothing
-from mode_ssm.data.transforms import smooth
+from mode_ssm.data.rolling_normaliser import RollingNormaliser
+from mode_ssm.data.smoothing import smooth
 from mode_ssm.export import graph, streaming_session
 from mode_ssm.export.bundle import Source, build, write_bundle
 from mode_ssm.export.graph import Weights
@@ -63,6 +64,17 @@ def test_portions_do_not_matter(encoder: dict, portion: int) -> None:
     frames.append(session.finish())
     np.testing.assert_array_equal(np.concatenate([f.log_probs for f in frames]), whole.log_probs)
     np.testing.assert_array_equal(np.concatenate([f.encoder_out for f in frames]), whole.encoder_out)
+
+
+def test_a_normaliser_takes_recorded_bins_and_goes_on_from_trial_to_trial(source: Source) -> None:
+    mean, std = np.full(FEATURE_DIM, 3.0), np.full(FEATURE_DIM, 2.0)
+    export = build(source, None, Weights.fp32)
+    live = StreamingSession(export.content, export.manifest, normaliser=RollingNormaliser(mean, std, 30))
+    by_hand, plain = RollingNormaliser(mean, std, 30), open_export(export)
+    for seed in (5, 6):
+        frames = [live.push(portion) for portion in np.array_split(features(seed=seed) * 2 + 3, 5)] + [live.finish()]
+        expected = stream(plain, by_hand.step(features(seed=seed) * 2 + 3)).log_probs
+        np.testing.assert_allclose(np.concatenate([f.log_probs for f in frames]), expected, atol=1e-5)
 
 
 def test_a_frame_comes_as_soon_as_its_bins_and_the_look_ahead_of_smoothing_are_there(session: StreamingSession) -> None:

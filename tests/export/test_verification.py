@@ -21,6 +21,7 @@ from mode_ssm.export.verification import (
     phoneme_error_rates,
 )
 from mode_ssm.tasks.transcription_data import TranscriptionData
+from mode_ssm.vocab import SIL
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -41,7 +42,7 @@ def root(tmp_path: Path) -> Path:
                     block=p,
                     trial=i,
                     features=rng.standard_normal((50 + 3 * i, FEATURE_DIM)).astype(np.float32),
-                    phonemes=rng.integers(1, 41, size=5),
+                    phonemes=np.append(rng.integers(1, 41, size=4), SIL),
                     sentence=f"{'ab' * (s + 1)} {'cd' * (p + 1)} {'ef' * (i + 1)}",
                 )
                 for i in range(2)

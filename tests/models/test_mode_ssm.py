@@ -194,3 +194,22 @@ def test_an_untrained_bridge_changes_next_to_nothing() -> None:
 def test_a_stem_kernel_shorter_than_its_stride_is_refused() -> None:
     with pytest.raises(ValueError, match=r"kernel_size=2 must be at least stride=4"):
         build(stem=StemConfig(kernel_size=2, stride=4))
+
+
+@pytest.mark.parametrize("adapter", list(SessionAdapter))
+def test_a_learned_bin_stands_for_bins_without_signal_whatever_the_session(adapter: SessionAdapter) -> None:
+    projection = 5 if adapter is SessionAdapter.projection else None
+    model = build(adapter=adapter, stem=StemConfig(kernel_size=7, stride=4, projection=projection, mask_token=True))
+    features, lengths, sessions = batch()
+    masked = features.clone()
+    masked[0, 10:15] = 0
+    masked[0, 20, : C - 1] = 0  # one feature is left, so there is signal
+    adapted = model.preprocessor._adapt(masked, model.preprocessor._session_maps(sessions))
+    token = model.preprocessor.mask_token
+    assert token is not None
+    assert (adapted[0] == token).all(-1).nonzero().flatten().tolist() == list(range(10, 15))
+    plain = model.preprocessor._adapt(features, model.preprocessor._session_maps(sessions))
+    torch.testing.assert_close(adapted[1:], plain[1:])
+    model(masked, lengths, sessions).phoneme_logits.sum().backward()
+    assert token.grad is not None
+    assert token.grad.abs().sum() > 0
