@@ -23,6 +23,8 @@ from mode_ssm.train.run_directory import differing_keys
 
 LOG_FILE, PROCESS_FILE, REPORT_FILE, _LOCK_FILE = "train.log", "process.json", "report.json", ".lock"
 
+_POLL_SECONDS = 0.1
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeparateRun:
@@ -145,13 +147,9 @@ def train_all(
             progress.running([now.run for now in running.values()], waiting)
             if not running:
                 continue
-            pid, status, usage = os.wait4(-1, 0)
-            if pid not in running:
-                continue
-            ended = running.pop(pid)
-            ended.process.returncode = os.waitstatus_to_exitcode(status)  # or Popen would wait for it as well
+            ended, peak = _first_to_end(running)
             ahead = [*(other.run for other in running.values()), *waiting]
-            _remember_memory(ended.run.folder, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+            _remember_memory(ended.run.folder, peak)
             reason = _failure(ended.run, ended.process.returncode)
             if reason is None:
                 progress.ended(ended.run, f"trained in {(time.monotonic() - ended.started) / 60:.1f} min", ahead)
@@ -183,6 +181,21 @@ def _start(run: SeparateRun, command: Sequence[str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(lock.fileno(),), start_new_session=True
         )
+
+
+def _first_to_end(running: dict[int, _Running]) -> tuple[_Running, int]:
+    """Wait for one of them and take it out; it, and the bytes of main memory that it held at most.
+
+    They are asked in turns: waiting for any child would take other children of this process from whom they belong to.
+    """
+    while True:
+        for pid in running:
+            found, status, usage = os.wait4(pid, os.WNOHANG)
+            if found:
+                ended = running.pop(pid)
+                ended.process.returncode = os.waitstatus_to_exitcode(status)  # or Popen would wait for it as well
+                return ended, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        time.sleep(_POLL_SECONDS)
 
 
 def _failure(run: SeparateRun, code: int) -> str | None:
