@@ -9,8 +9,8 @@ hyphens and apostrophes. A mapped model opens at once and is shared by all proce
 """
 
 import argparse
-import gzip
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -23,7 +23,7 @@ from mode_ssm.lm.lexicon import Lexicon
 from mode_ssm.lm.ngram import NGramLM
 from mode_ssm.lm.ngram_mixture import interpolate, tune_weights
 from mode_ssm.lm.ngram_pruning import entropy_prune
-from mode_ssm.vocab import normalise_sentence
+from mode_ssm.lm.text_file import read_lines, read_sentences, read_texts
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -97,7 +97,7 @@ def _vocabulary(parsed: argparse.Namespace) -> list[str] | None:
     if parsed.lexicon is not None:
         return list(Lexicon.read(parsed.lexicon).words)
     if parsed.vocabulary is not None:
-        return [word for line in _lines(parsed.vocabulary) for word in line.split()]
+        return [word for line in read_lines(parsed.vocabulary) for word in line.split()]
     return None
 
 
@@ -105,10 +105,7 @@ def _estimate(parsed: argparse.Namespace, vocabulary: list[str] | None, progress
     def sentences(paths: Sequence[Path]) -> Iterator[str]:
         for path in paths:
             progress.update(task, now=path.name)
-            for line in _lines(path):
-                progress.advance(task, len(line))
-                if sentence := normalise_sentence(line):
-                    yield sentence
+            yield from read_sentences(path, partial(progress.advance, task))
         progress.update(task, now=f"estimating {parsed.order}-grams")
 
     def estimate(paths: Sequence[Path]) -> NGramLM:
@@ -120,20 +117,9 @@ def _estimate(parsed: argparse.Namespace, vocabulary: list[str] | None, progress
         return estimate(parsed.texts)
     models = [estimate([path]) for path in parsed.texts]
     progress.update(task, now="tuning weights")
-    held_out = [normalise_sentence(line) for path in parsed.interpolate for line in _lines(path)]
-    parsed.weights = tune_weights(models, filter(None, held_out))
+    parsed.weights = tune_weights(models, read_texts(parsed.interpolate))
     progress.update(task, now="interpolating")
     return interpolate(models, parsed.weights)
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            yield from file
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason})") from None
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"{path}: not a whole gzip file ({error})") from None
 
 
 def _size(path: Path) -> int:
@@ -159,7 +145,7 @@ def _perplexities(lm: NGramLM, paths: Sequence[Path]) -> Table:
     for name in ("text", "perplexity", "words", "unknown %", "most frequent unknown words"):
         table.add_column(name, justify="left" if name in ("text", "most frequent unknown words") else "right")
     for path in paths:
-        found = lm.perplexity(filter(None, map(normalise_sentence, _lines(path))))
+        found = lm.perplexity(read_sentences(path))
         unknown = ", ".join(f"{word} {count}" for word, count in found.most_unknown[:5])
         table.add_row(
             path.name, f"{found.perplexity:.2f}", f"{found.num_words:,}", f"{100 * found.unknown_rate:.2f}", unknown

@@ -53,7 +53,7 @@ class Workers:
         if self._pool is None:
             # Spawned: a fork would copy the locks of whatever threads run here.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.processes, context, _end_with_parent)
+            self._pool = ProcessPoolExecutor(self.processes, context, end_with_parent)
         futures = {
             self._pool.submit(_on_one_thread, function, *call): size for call, size in zip(calls, sizes, strict=True)
         }
@@ -73,7 +73,7 @@ def _on_one_thread(function: Callable[..., Result], *call: Any) -> Result:
         torch.set_num_threads(threads)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A worker whose parent was killed ends too, before it can get in the way of the next run."""
     parent = multiprocessing.parent_process()
     assert parent is not None

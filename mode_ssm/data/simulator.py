@@ -14,15 +14,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import h5py
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
+from mode_ssm.data.processes import end_with_parent
 from mode_ssm.data.simulator_constants import SimulatorConstants
 from mode_ssm.data.simulator_layout import Scale, SessionLayout
 from mode_ssm.data.simulator_scale import SCALES
@@ -101,7 +101,7 @@ def _write_sessions(staging: Path, scale: Scale, seed: int, workers: int | None,
                 bar.advance(task)
             return
         # Fresh processes: the caller may hold threads or a GPU, which a fork would not survive.
-        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent) as pool:
             longest_first = sorted(missing, key=lambda s: -sum(block.num_sentences for block in s.blocks))
             futures = [pool.submit(write, session, _plan_of(session, plan)) for session in longest_first]
             try:
@@ -115,18 +115,6 @@ def _write_sessions(staging: Path, scale: Scale, seed: int, workers: int | None,
 
 def _plan_of(session: SessionLayout, plan: SentencePlan) -> SentencePlan:
     return {(session.name, block.number): plan[session.name, block.number] for block in session.blocks}
-
-
-def _end_with_parent() -> None:
-    """A killed parent takes its workers along, so that none writes into a folder that the next call continues."""
-    parent = parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    Thread(target=wait, daemon=True).start()
 
 
 def _write_session(

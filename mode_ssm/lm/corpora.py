@@ -16,7 +16,7 @@ import numpy as np
 from mode_ssm.lm.kenlm_scorer import open_scorer
 from mode_ssm.lm.ngram import NGramLM
 from mode_ssm.lm.scorer import Scorer
-from mode_ssm.vocab import normalise_sentence
+from mode_ssm.lm.text_file import read_sentences
 
 _RULED_OUT = -1e6
 
@@ -125,10 +125,7 @@ def load_models(files: Iterable[str], vocabulary: Iterable[str], order: int) -> 
         if path.suffix != ".txt":
             models[name] = open_scorer(path)
             continue
-        lines = path.read_text(encoding="utf-8").splitlines()
-        sentences = [sentence for line in lines if (sentence := normalise_sentence(line))]
-        if not sentences:
-            raise ValueError(f"corpus {file}: no sentence in it")
+        sentences = list(read_sentences(path))
         try:
             models[name] = NGramLM.estimate(sentences, order, vocabulary)
         except ValueError as error:

@@ -1,8 +1,7 @@
 """The language-model task: sentences of words to a Transformer over words, its objective, quick validation."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from mode_ssm.config import PhaseConfig, TrainConfig
 from mode_ssm.data.text_batches import TextBatch, TextLoader, length_sorted_batches
-from mode_ssm.lm.text_file import read_sentences
+from mode_ssm.lm.text_file import read_texts
 from mode_ssm.lm.word_tokens import TokenisedText, WordTokens
 from mode_ssm.models.transformer_lm import TransformerLM
 from mode_ssm.ops.lengths import length_mask
@@ -18,12 +17,6 @@ from mode_ssm.ops.linear_cross_entropy import two_level_cross_entropy, two_level
 from mode_ssm.tasks.task import LossTerms, Objective, ResumableLoader
 
 TERM = "cross_entropy"
-
-
-def read_texts(paths: Sequence[str | Path]) -> Iterator[str]:
-    """Normalised sentences of text files; `ValueError` for one that holds none."""
-    for path in paths:
-        yield from read_sentences(path)
 
 
 def restore_language_model(

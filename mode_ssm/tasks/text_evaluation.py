@@ -11,11 +11,11 @@ import torch
 
 from mode_ssm.data.text_batches import length_sorted_batches
 from mode_ssm.lm.ngram import NGramLM
-from mode_ssm.lm.text_file import read_sentences
+from mode_ssm.lm.text_file import read_sentences, read_texts
 from mode_ssm.lm.word_tokens import WordTokens
 from mode_ssm.models.transformer_lm import TransformerLM
 from mode_ssm.ops.linear_cross_entropy import two_level_log_probs
-from mode_ssm.tasks.language_model import next_token_pairs, read_texts
+from mode_ssm.tasks.language_model import next_token_pairs
 
 BASELINE_ORDER = 3
 

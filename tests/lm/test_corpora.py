@@ -187,7 +187,7 @@ def test_a_bad_file_of_a_corpus_is_named(tmp_path):
 
     with pytest.raises(ValueError, match=r"corpus missing\.txt: no such file"):
         load_models(["missing.txt"], VOCABULARY, 2)
-    with pytest.raises(ValueError, match=r"corpus .*talk\.txt: no sentence in it"):
+    with pytest.raises(ValueError, match=r"talk\.txt: no sentences; expected one a line"):
         load("\n \n")
     with pytest.raises(ValueError, match=r"corpus .*talk\.txt: .*training words are not in the vocabulary"):
         load("zebras graze\n")

@@ -27,8 +27,9 @@ from mode_ssm.config import (
 from mode_ssm.inference_text import load_neural_scorer, report_on_text
 from mode_ssm.lm.neural_scorer import NeuralScorer
 from mode_ssm.lm.ngram import NGramLM
+from mode_ssm.lm.text_file import read_texts
 from mode_ssm.tasks.choice import build_task, prepare_data
-from mode_ssm.tasks.language_model import LanguageModelTask, read_texts
+from mode_ssm.tasks.language_model import LanguageModelTask
 from mode_ssm.tasks.text_evaluation import text_perplexity
 from mode_ssm.train.checkpoint import load_checkpoint
 from mode_ssm.train.distributed import Distributed
