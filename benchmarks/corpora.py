@@ -32,7 +32,9 @@ from rich.table import Table
 
 from mode_ssm.data.simulator_text import CORPORA, SentenceSource
 from mode_ssm.decode.corpus_decoding import CorpusDecoder
-from mode_ssm.decode.ctc_beam import CtcWordDecoder, Hypothesis
+from mode_ssm.decode.ctc_beam import CtcWordDecoder
+from mode_ssm.decode.hypothesis import Hypothesis
+from mode_ssm.decode.word_search import WordDecoder
 from mode_ssm.lm.corpora import CorpusModels
 from mode_ssm.lm.lexicon import Lexicon
 from mode_ssm.lm.ngram import NGramLM
@@ -84,7 +86,7 @@ class Searches:
     seconds: dict[tuple[int, int], float] = field(default_factory=dict)
     spent: float = 0.0  # by the calls of one way
 
-    def decode(self, decoder: CtcWordDecoder, inputs: Sequence[np.ndarray]) -> list[list[Hypothesis]]:
+    def decode(self, decoder: WordDecoder, inputs: Sequence[np.ndarray]) -> list[list[Hypothesis]]:
         nbests = []
         for log_probs in inputs:
             key = id(decoder), id(log_probs)

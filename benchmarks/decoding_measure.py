@@ -12,7 +12,8 @@ from decoding_decoders import Decode, Settings, WordDecoder
 from decoding_emissions import Utterance
 from rapidfuzz.distance import Levenshtein
 
-from mode_ssm.decode.ctc_beam import CtcSearchState, CtcWordDecoder
+from mode_ssm.decode.ctc_beam import CtcWordDecoder
+from mode_ssm.decode.word_search import SearchState
 
 _COARSE_BEAM, _FINE_BEAM, _FINALISTS = 50, 150, 2
 
@@ -67,7 +68,7 @@ def live_latency(decoder: CtcWordDecoder, streams: Iterable[np.ndarray]) -> Late
     return percentiles([taken for log_probs in streams for taken in each_frame(decoder, decoder.start(), log_probs)])
 
 
-def each_frame(decoder: CtcWordDecoder, state: CtcSearchState, log_probs: np.ndarray) -> Iterator[tuple[float, float]]:
+def each_frame(decoder: CtcWordDecoder, state: SearchState, log_probs: np.ndarray) -> Iterator[tuple[float, float]]:
     """Step and partial result of every frame: seconds of the clock and of the processor."""
     for frame in log_probs:
         begin = time.perf_counter(), time.thread_time()

@@ -23,7 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 from mode_ssm.decode.beam_arrays import COMMITTED
-from mode_ssm.decode.ctc_beam import CtcSearchState
+from mode_ssm.decode.word_search import SearchState
 
 FRAME_SECONDS = 0.08
 CONSOLE = Console(width=120)
@@ -73,7 +73,7 @@ def main() -> int:
     return 0
 
 
-def array_bytes(state: CtcSearchState) -> int:
+def array_bytes(state: SearchState) -> int:
     """Of all arrays of the search but the committed words."""
     parts = [part for name, part in state.search._asdict().items() if name != "committed"]
     return sum(array.nbytes for part in parts for array in (part if isinstance(part, tuple) else [part]))

@@ -2,7 +2,7 @@
 
     uv run scripts/simulate_data.py --root data/simulated_medium --scale medium
     OMP_NUM_THREADS=1 uv run benchmarks/loading.py --root data/simulated_medium [--official CHECKOUT] [--json FILE]
-    OMP_NUM_THREADS=1 uv run benchmarks/loading.py --full        # memory at full size
+    OMP_NUM_THREADS=1 uv run benchmarks/loading.py --full [--root processed]     # memory at full size
 
 Batches of 64 trials from four sessions, on the same files, after all of them were read once. The official way opens
 the sessions' files and reads trial by trial in a DataLoader that returns whole batches; it runs with 0, 2 and 4 workers
@@ -10,8 +10,8 @@ the sessions' files and reads trial by trial in a DataLoader that returns whole 
 noise, a constant offset, a random cut and smoothing. Memory is what the process and its workers hold beyond the start
 (proportional set size). `cpu` is processor time, which busy neighbours do not change: where they are busy compare that.
 
-`--full` streams 8,072 trials of about 900 bins from shards whose features are holes in a file: the sizes of the real
-ones without the disk space. Memory is real, speed is not.
+`--full` streams one epoch of the prepared folder in --root. If that is none, 8,072 trials of about 900 bins come from
+shards whose features are holes in a file: the sizes of the real ones without the disk space. Memory is real, speed not.
 """
 
 import argparse
@@ -36,10 +36,10 @@ from rich.table import Table
 
 from mode_ssm.config import AugmentConfig, Smoothing
 from mode_ssm.data.augmentation import BatchAugmentation
-from mode_ssm.data.brain2text import build_index
 from mode_ssm.data.checks import ScannedTrial
+from mode_ssm.data.index import build_index
 from mode_ssm.data.loader import TrialLoader
-from mode_ssm.data.manifest import write_manifest
+from mode_ssm.data.manifest import is_prepared, write_manifest
 from mode_ssm.data.prepare import prepare
 from mode_ssm.data.sampler import BucketSampler
 from mode_ssm.data.shards import create_features, write_block_table, write_header, write_trial_table
@@ -62,7 +62,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mode_ssm-loading-", dir=arguments.scratch) as temporary:
         arguments.prepared = Path(temporary) / "processed"
         if arguments.full:
-            _write_holes(arguments.prepared)
+            if is_prepared(arguments.root):
+                arguments.prepared = arguments.root
+            else:
+                _write_holes(arguments.prepared)
             results = {
                 "loading": {"ours, shards": _in_turns(arguments, ["ours, shards"], augmented=False)["ours, shards"]}
             }

@@ -25,8 +25,9 @@ from rich.progress import track
 from rich.table import Table
 
 from mode_ssm.decode.batch import decode_batch
-from mode_ssm.decode.ctc_beam import CtcWordDecoder, Hypothesis
+from mode_ssm.decode.ctc_beam import CtcWordDecoder
 from mode_ssm.decode.delayed_fusion import DelayedFusion
+from mode_ssm.decode.hypothesis import Hypothesis
 from mode_ssm.decode.rescoring import add_late_scores, reranked
 from mode_ssm.inference_text import open_batch_scorer
 from mode_ssm.lm.lexicon import Lexicon
@@ -37,8 +38,8 @@ from mode_ssm.metrics import bootstrap_interval, edit_distance, paired_bootstrap
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 DIFFICULTIES = {"10 %": {"doubt": 0.14, "noise": 1.7}, "20 %": {"doubt": 0.24, "noise": 1.95}}  # by phoneme errors
 CONSOLE = Console(width=120)
-SCALES = (0.4, 0.55, 0.75, 1.0)
-BONUSES = (0.0, 1.0, 2.0)
+SCALES = (0.75, 1.0, 1.3, 1.7)
+BONUSES = (-1.0, 0.0, 1.0)
 WEIGHTS = (0.2, 0.35, 0.5, 0.65, 0.8)
 NBEST = 100
 
@@ -108,7 +109,7 @@ class Bench:
         return {
             "3-gram": alone,
             f"network on {NBEST}-best lists": after,
-            **{f"network every {n} frames": replace(best, every=n) for n in (30, 15, 5)},
+            **{f"network every {n} frames": replace(best, every=n) for n in (30, 15)},
         }
 
     def errors(self, choice: Choice, utterances: Sequence[Utterance]) -> int:

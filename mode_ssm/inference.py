@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mode_ssm.config import DataConfig, Normalisation, Smoothing, TaskName, TrainConfig
-from mode_ssm.data.brain2text import load_features, submission_order
+from mode_ssm.data.brain2text import load_features
+from mode_ssm.data.index import submission_order
 from mode_ssm.data.smoothing import lookahead_bins
 from mode_ssm.inference_text import open_batch_scorer
 from mode_ssm.lm.scorer import BatchScorer
@@ -162,7 +163,7 @@ def submit(loaded: LoadedModel, output: Path, *, tta: bool) -> int:
 
 
 def _require_words(loaded: LoadedModel) -> WordDecoding:
-    words = build_word_decoding(loaded.config, loaded.data, loaded.neural, loaded.model)
+    words = build_word_decoding(loaded.config, loaded.data, loaded.neural, loaded.model, rank=loaded.distributed.rank)
     if words is None:
         raise ValueError(
             "a submission needs words: give lm.lexicon=... (CMUdict's format), or put lexicon.txt beside the data"

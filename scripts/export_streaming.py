@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mode_ssm.compose import run_main
+from mode_ssm.config import Normalisation
 from mode_ssm.export.bundle import Export, Source, build, write_bundle
 from mode_ssm.export.graph import Weights
 from mode_ssm.export.verification import (
@@ -39,14 +40,17 @@ def main() -> None:
     source = Source.load(checkpoint)
     if arguments.root is not None:
         source = replace(source, data=replace(source.data, root=arguments.root))
+    data = None
+    if arguments.error_rates is not None or source.data.normalisation is not Normalisation.released:
+        data = TranscriptionData.open(source.data, checkpoint.config.seed, source.sessions)
+        source = replace(source, normalise=data.normalise)
     session = arguments.session
     exports = {Weights(name): build(source, session, Weights(name)) for name in arguments.weights}
     _verify(source, session, exports, arguments.threads)
     folder = arguments.output or checkpoint.path.parent.parent / f"streaming_{session or 'unseen'}"
     write_bundle(folder, exports)
     print(f"{folder}: {source.name}, session {session or 'unseen'}, {source.model.frame_stride} bins a frame")
-    if arguments.error_rates is not None:
-        data = TranscriptionData.open(source.data, checkpoint.config.seed, source.sessions)
+    if data is not None and arguments.error_rates is not None:
         _show_error_rates(arguments.error_rates, phoneme_error_rates(source, data, arguments.error_rates))
 
 
@@ -64,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", nargs="+", choices=names, default=names, help="which models to write")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the check")
     parser.add_argument("--error-rates", metavar="SPLIT", help="also decode this split, by the model and the exports")
-    parser.add_argument("--root", help="data of that split, if not where the checkpoint's were")
+    parser.add_argument("--root", help="the data, if not where the checkpoint's were")
     return parser
 
 

@@ -9,7 +9,6 @@ Sections fail one by one; the exit code is 1 if any did, 2 where there is no GPU
 
 import argparse
 import re
-import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -23,6 +22,7 @@ from gpu_sections.setting import Setting
 from rich.console import Console
 from rich.table import Table
 
+from mode_ssm.compose import run_main
 from mode_ssm.ops import backends
 from mode_ssm.ops.installation import known_problems, versions
 
@@ -40,15 +40,13 @@ SECTIONS: dict[str, tuple[str, Callable[[Setting], Result]]] = {
 }
 
 
-def main() -> int:
+def main() -> None:
     arguments = _parser().parse_args()
     names = arguments.only.split(",") if arguments.only else list(SECTIONS)
     if unknown := [name for name in names if name not in SECTIONS]:
-        print(f"gpu_validation: unknown section {unknown[0]!r}; choose from {', '.join(SECTIONS)}", file=sys.stderr)
-        return 2
+        raise ValueError(f"unknown section {unknown[0]!r}; choose from {', '.join(SECTIONS)}")
     if not arguments.rehearse and not torch.cuda.is_available():
-        print("gpu_validation: torch sees no GPU here; --rehearse runs it at toy size on the CPU", file=sys.stderr)
-        return 2
+        raise ValueError("torch sees no GPU here; --rehearse runs it at toy size on the CPU")
     setting = Setting("cpu" if arguments.rehearse else "cuda", arguments.rehearse)
     device = "CPU rehearsal" if arguments.rehearse else torch.cuda.get_device_name()
     slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
@@ -65,7 +63,8 @@ def main() -> int:
     CONSOLE.print(
         f"{len(outcomes) - len(bad)} of {len(outcomes)} sections passed; {folder / 'report.md'}", soft_wrap=True
     )
-    return 1 if bad else 0
+    if bad:
+        raise SystemExit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,4 +107,4 @@ def _show(outcome: Outcome) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

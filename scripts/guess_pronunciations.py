@@ -17,32 +17,27 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mode_ssm.compose import run_main
 from mode_ssm.lm.g2p import ORDER, GraphemeToPhoneme
 from mode_ssm.lm.g2p_guesses import GuessReport, guess_missing
 from mode_ssm.lm.lexicon import Lexicon
 from mode_ssm.vocab import normalise_sentence
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     parsed = parser.parse_args(arguments)
     if not parsed.words and not parsed.text:
         parser.error("give words, or a file of them with --text")
-    try:
-        report, known = _guess(parsed)
-        for path in (parsed.output, parsed.report):
-            if path is not None:
-                report.write(path)
-    except (ValueError, OSError) as error:
-        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-        print(f"guess_pronunciations: {reason}", file=sys.stderr)
-        return 1
+    report, known = _guess(parsed)
+    for path in (parsed.output, parsed.report):
+        if path is not None:
+            report.write(path)
     if parsed.output is None:
         print("\n".join(report.lines()))
     guessed = len({guess.word for guess in report.guesses})
     summary = f"{guessed} word(s) guessed, {len(report.failed)} failed, {known} in the lexicon already"
     print(summary, file=sys.stderr)
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,4 +85,4 @@ def _words(given: Sequence[str], files: Iterable[Path]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

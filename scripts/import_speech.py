@@ -8,7 +8,6 @@ Writes one session a speaker, `truth.jsonl` and `lexicon.txt` (every pronunciati
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,31 +16,26 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mode_ssm.compose import run_main
 from mode_ssm.data.log_mel import BIN_SECONDS
 from mode_ssm.data.speech import Sentence, SpeechOptions, compose_sentences, read_recordings, write_dataset
 from mode_ssm.data.t15_format import SPLITS
 from mode_ssm.lm.lexicon import Lexicon
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> None:
     parsed = _parser().parse_args(arguments)
     corpus = parsed.name or parsed.folder.resolve().name
-    try:
-        options = SpeechOptions(
-            feature_dim=parsed.feature_dim,
-            repeats=parsed.repeats,
-            test_below=parsed.test_below,
-            val_below=parsed.val_below,
-            hold_out=tuple(parsed.hold_out),
-            seed=parsed.seed,
-        )
-        sentences = _import(parsed.folder, parsed.root, parsed.lexicon, corpus, options)
-    except (ValueError, OSError) as error:
-        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-        print(f"import_speech: {reason}", file=sys.stderr)
-        return 1
+    options = SpeechOptions(
+        feature_dim=parsed.feature_dim,
+        repeats=parsed.repeats,
+        test_below=parsed.test_below,
+        val_below=parsed.val_below,
+        hold_out=tuple(parsed.hold_out),
+        seed=parsed.seed,
+    )
+    sentences = _import(parsed.folder, parsed.root, parsed.lexicon, corpus, options)
     Console().print(_summary(parsed.root, corpus, sentences))
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,4 +108,4 @@ def _summary(root: Path, corpus: str, sentences: Sequence[Sentence]) -> Table:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -9,14 +9,13 @@ A second call does nothing; a run that was stopped goes on where it was. `--veri
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from mode_ssm.compose import run_main
 from mode_ssm.config import OnBadTrial
 from mode_ssm.data.manifest import checksum, read_manifest
 from mode_ssm.data.matlab import FEATURE_DIM as T12_FEATURE_DIM
@@ -28,18 +27,11 @@ from mode_ssm.lm.lexicon import Lexicon
 from mode_ssm.vocab import SIL, normalise_sentence
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> None:
     parsed = _parser().parse_args(arguments)
-    try:
-        done = _prepare(parsed)
-    except (ValueError, OSError, BrokenProcessPool) as error:
-        named = isinstance(error, OSError) and error.filename is not None
-        reason = f"{error.filename}: {error.strerror}" if named else error  # type: ignore[union-attr]
-        print(f"prepare_data: {reason}", file=sys.stderr)
-        return 1
+    done = _prepare(parsed)
     Console().print(_summary(parsed.output))
     print("prepared" if done else "nothing to do: prepared already, and nothing changed since")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,4 +122,4 @@ def _summary(output: Path) -> Table:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -1,13 +1,13 @@
 """Write a folder of simulated recordings in the T15 layout, with the truth beside them."""
 
 import argparse
-import sys
 from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from mode_ssm.compose import run_main
 from mode_ssm.data.simulator import simulate
 from mode_ssm.data.simulator_scale import SCALES
 from mode_ssm.data.t15_format import SPLITS
@@ -16,20 +16,15 @@ from mode_ssm.data.truth import read_truth
 BIN_SECONDS = 0.02
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder to write; must be empty or not exist")
     parser.add_argument("--scale", default="small", help=f"how much to simulate: {', '.join(SCALES)}")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same recordings")
     parser.add_argument("--workers", type=int, help="processes; by default one a core, and one for a small scale")
     arguments = parser.parse_args()
-    try:
-        simulate(arguments.root, arguments.scale, arguments.seed, workers=arguments.workers)
-    except (ValueError, OSError) as error:
-        print(f"simulate_data: {error}", file=sys.stderr)
-        return 2
+    simulate(arguments.root, arguments.scale, arguments.seed, workers=arguments.workers)
     Console().print(_summary(arguments.root))
-    return 0
 
 
 def _summary(root: Path) -> Table:
@@ -51,4 +46,4 @@ def _summary(root: Path) -> Table:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

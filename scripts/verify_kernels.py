@@ -8,7 +8,6 @@ Exit code 0 if every backend that runs is right and every required one runs, els
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mode_ssm.compose import run_main
 from mode_ssm.ops import backends
 from mode_ssm.ops.installation import KNOWN_GOOD, known_problems, versions
 from mode_ssm.ops.verification import BARS, Finding, Speed, missing, speeds, verify, worst
@@ -27,14 +27,10 @@ CONSOLE = Console()
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in BARS}
 
 
-def main() -> int:
+def main() -> None:
     arguments = _parser().parse_args()
-    try:
-        devices = _devices(arguments.device)
-        absent = missing(arguments.require, devices)
-    except ValueError as error:
-        print(f"verify_kernels: {error}", file=sys.stderr)
-        return 2
+    devices = _devices(arguments.device)
+    absent = missing(arguments.require, devices)
     found = versions()
     problems = known_problems(found)
     _show_versions(found, problems)
@@ -58,7 +54,8 @@ def main() -> int:
         arguments.json.write_text(json.dumps({**verdict, **rows}, indent=1) + "\n")
     checked = sum(finding.error is not None for finding in findings)
     CONSOLE.print(f"{checked} outputs and gradients checked, {wrong} wrong, {len(absent)} required ops missing")
-    return 1 if wrong or absent else 0
+    if wrong or absent:
+        raise SystemExit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -144,4 +141,4 @@ def _error(finding: Finding | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

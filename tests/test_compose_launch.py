@@ -1,14 +1,18 @@
 """Around a run: entry scripts from any folder, sweeps, and errors in one line."""
 
+import json
+import multiprocessing
 import os
 import subprocess
 import sys
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from mode_ssm.compose import ConfigError, load_train_config, overrides, run_main
 from mode_ssm.compose.launch import sweep_jobs
+from mode_ssm.vocab import phonemes_to_ids
 
 EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "experiment").glob("*.yaml"))
 ENTRY = """
@@ -116,5 +120,39 @@ def test_a_missing_file_is_named_in_one_line(capsys):
 
 
 def test_a_mistake_inside_of_a_library_keeps_its_traceback():
-    with pytest.raises(ValueError, match="invalid literal"):
-        run_main(lambda: int("x"))
+    with pytest.raises(json.JSONDecodeError):
+        run_main(lambda: json.loads("x"))
+    with pytest.raises(OSError, match="of a library"):
+        run_main(lambda: in_a_library(OSError("of a library")))
+
+
+def in_a_library(error: Exception) -> None:
+    done = Future()
+    done.set_exception(error)
+    done.result()
+
+
+def in_a_worker(function, *arguments) -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(function, *arguments).result()
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ((phonemes_to_ids, ["AA", "XX"]), "error: unknown phoneme 'XX'"),
+        ((Path.read_text, Path("no/such/file")), "error: no such file or directory: no/such/file"),
+        ((os._exit, 1), "error: a worker process was killed, "),
+    ],
+)
+def test_what_ends_a_worker_process_is_one_line_too(capsys, call, said):
+    with pytest.raises(SystemExit) as stop:
+        run_main(lambda: in_a_worker(*call))
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(said)
+
+
+def test_a_mistake_inside_of_a_library_in_a_worker_process_keeps_its_traceback():
+    with pytest.raises(json.JSONDecodeError):
+        run_main(lambda: in_a_worker(json.loads, "x"))

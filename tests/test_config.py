@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import importlib
 import inspect
+import pkgutil
 import re
 import subprocess
 import sys
@@ -18,7 +20,8 @@ from mode_ssm import config
 from mode_ssm.compose import load_train_config, validate
 from mode_ssm.compose.keys import ConfigError, schema_keys
 from mode_ssm.compose.overrides import group_choices
-from mode_ssm.compose.validation import _RANGES, CTC_MODULES, LOSS_TERMS, MODULES
+from mode_ssm.compose.validation_curriculum import CTC_MODULES, LOSS_TERMS, MODULES
+from mode_ssm.compose.validation_ranges import RANGES
 from mode_ssm.config import (
     OVERRIDABLE_SECTIONS,
     EvaluateConfig,
@@ -72,14 +75,24 @@ def test_only_the_phases_are_a_free_dictionary():
 
 
 def test_every_choice_is_an_enumeration():
-    assert "Literal" not in inspect.getsource(config)
+    assert [kind.__name__ for kind in SCHEMA if "Literal" in inspect.getsource(kind)] == []
+
+
+def test_every_class_of_the_schema_is_a_name_of_the_package():
+    defined = set()
+    for found in pkgutil.iter_modules(config.__path__, f"{config.__name__}."):
+        module = importlib.import_module(found.name)
+        classes = inspect.getmembers(module, inspect.isclass)
+        defined |= {name for name, kind in classes if kind.__module__ == found.name}
+    assert TrainConfig.__name__ in defined
+    assert defined == {name for name in config.__all__ if inspect.isclass(getattr(config, name))}
 
 
 def test_every_number_of_the_schema_has_a_range():
     numbers = {
         path for path, key in schema_keys(TrainConfig).items() if key.type in (int, float) and "phases" not in path
     }
-    ranged = [path for paths, _, _ in _RANGES for path in paths]
+    ranged = [path for paths, _, _ in RANGES for path in paths]
     assert sorted(ranged) == sorted(numbers)
 
 

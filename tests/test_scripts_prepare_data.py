@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from mode_ssm.data.brain2text import build_index, close_files, load_phonemes
+from mode_ssm.compose import run_main
+from mode_ssm.data.brain2text import close_files, load_phonemes
+from mode_ssm.data.index import build_index
 from mode_ssm.data.t15_format import RecordedTrial, session_file, write_session_file
 from mode_ssm.vocab import SIL, phonemes_to_ids
 
@@ -51,10 +53,10 @@ def test_by_default_the_prepared_folder_lies_beside_the_recordings(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--root", str(root), "--feature-dim", "4", "--processes", "1"]
-    assert prepare_data.main(arguments) == 0
+    prepare_data.main(arguments)
     assert "prepared" in capsys.readouterr().out
     assert len(build_index(tmp_path / "processed", feature_dim=4).trials["train"]) == 4
-    assert prepare_data.main(arguments) == 0
+    prepare_data.main(arguments)
     assert "nothing to do" in capsys.readouterr().out
     close_files()
 
@@ -65,14 +67,16 @@ def test_faults_end_in_lines_that_name_file_and_trial(
     arguments = ["--root", str(root), "--feature-dim", "4", "--processes", "1", "--output", str(tmp_path / "out")]
     with h5py.File(root / SESSION / "data_val.hdf5", "r+") as file:
         file["trial_0001/input_features"][3] = np.inf
-    assert prepare_data.main(arguments) == 1
+    with pytest.raises(SystemExit) as stop:
+        run_main(lambda: prepare_data.main(arguments))
+    assert stop.value.code == 2
     error = capsys.readouterr().err
     assert f"  {SESSION}/data_val.hdf5 trial_0001: values of input_features that are not finite: 4" in error
     assert "--on-bad-trial skip" in error
-    assert prepare_data.main([*arguments, "--on-bad-trial", "skip"]) == 0
+    prepare_data.main([*arguments, "--on-bad-trial", "skip"])
     assert "1 broken recordings left out" in capsys.readouterr().out
-    assert prepare_data.main(["--root", str(tmp_path / "none"), "--processes", "1"]) == 1
-    assert capsys.readouterr().err.startswith(f"prepare_data: data.root={tmp_path / 'none'} is not a folder")
+    with pytest.raises(ValueError, match=rf"^data.root={tmp_path / 'none'} is not a folder"):
+        prepare_data.main(["--root", str(tmp_path / "none"), "--processes", "1"])
 
 
 def test_sentences_of_matlab_files_get_the_pronunciations_of_the_lexicon(tmp_path: Path) -> None:
@@ -93,7 +97,7 @@ def test_sentences_of_matlab_files_get_the_pronunciations_of_the_lexicon(tmp_pat
         )
     output = tmp_path / "out"
     arguments = ["--root", str(tmp_path / "t12"), "--output", str(output), "--processes", "1"]
-    assert prepare_data.main([*arguments, "--lexicon", str(lexicon)]) == 0
+    prepare_data.main([*arguments, "--lexicon", str(lexicon)])
     first = build_index(output, feature_dim=256).trials["train"][0]
     phonemes = load_phonemes(first)
     assert phonemes is not None

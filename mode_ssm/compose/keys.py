@@ -5,7 +5,6 @@ curriculum) the name in between is free and stands as `*`: `curriculum.phases.*.
 """
 
 import inspect
-import io
 import tokenize
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -44,23 +43,22 @@ def is_section(kind: Any) -> bool:
 @cache
 def _comments() -> dict[tuple[str, str], str]:
     """{(class, field): comment} of the schema's source."""
-    source = inspect.getsource(config)
-    by_line = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
     comments = {}
     for name, kind in vars(config).items():
         if not (inspect.isclass(kind) and is_dataclass(kind)):
             continue
-        lines, first = inspect.getsourcelines(kind)
+        lines, _ = inspect.getsourcelines(kind)
+        by_line = {
+            token.start[0] - 1: token.string.lstrip("# ")
+            for token in tokenize.generate_tokens(iter(lines).__next__)
+            if token.type == tokenize.COMMENT
+        }
         starts = [
             (f.name, i) for f in fields(kind) for i, line in enumerate(lines) if line.startswith(f"    {f.name}:")
         ]
         ends = [start for _, start in starts[1:]] + [len(lines)]
         for (field_name, start), end in zip(starts, ends, strict=True):
-            found = [by_line[first + i] for i in range(start, end) if first + i in by_line]
+            found = [by_line[i] for i in range(start, end) if i in by_line]
             comments[name, field_name] = " ".join(found)
     return comments
 

@@ -6,10 +6,11 @@ import os
 import re
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from hydra.core.override_parser.types import Override
 
@@ -19,6 +20,7 @@ from mode_ssm.compose.overrides import EXPERIMENT, PACKAGE, Space, sweep_values
 TRACEBACK_SWITCH = "MODE_SSM_TRACEBACK"
 FILES_IN_THE_WAY = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+FRAME = re.compile(r'^  File "(.+)", line \d+', re.MULTILINE)  # of a traceback as text
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,36 +84,40 @@ def run_jobs(jobs: Sequence[Sequence[str]], names: Sequence[str]) -> int:
 
 
 def run_main(main: Callable[[], object]) -> None:
-    """Run the `main` of an entry script. What a user can mend ends in `error: ...` and exit code 2.
+    """Run the `main` of an entry script. What a user can mend ends in `error: ...` and exit code 2, in all scripts.
 
-    Those are `ValueError` raised by this project, files that are missing, in the way or forbidden, and a full disk; a
-    mistake inside of a library keeps its traceback, and MODE_SSM_TRACEBACK=1 shows every traceback.
+    Those are `ValueError` and `OSError` in words of this project, here or in a worker process, files that are missing,
+    in the way or forbidden, a full disk, and a worker that was killed. Exit code 1 is for work that was done and ended
+    badly (a run that diverged, a kernel that is wrong; `main` raises `SystemExit`) and for a mistake inside of a
+    library, which keeps its traceback. MODE_SSM_TRACEBACK=1 shows every traceback.
     """
     try:
         main()
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, BrokenProcessPool) as error:
         if not _mendable(error) or os.environ.get(TRACEBACK_SWITCH) == "1":
             raise
         if isinstance(error, OSError) and error.filename is not None:
             message = f"{str(error.strerror).lower()}: {error.filename}"
+        elif isinstance(error, BrokenProcessPool):
+            message = "a worker process was killed, perhaps for want of memory; fewer processes need less"
         else:
             message = str(error)
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
-def _mendable(error: ValueError | OSError) -> bool:
-    if isinstance(error, OSError):
+def _mendable(error: ValueError | OSError | BrokenProcessPool) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
         return isinstance(error, FILES_IN_THE_WAY) or error.errno in NO_ROOM
-    return _raised_here(error.__traceback__)
+    return isinstance(error, (*FILES_IN_THE_WAY, BrokenProcessPool)) or _raised_here(error)
 
 
-def _raised_here(traceback: TracebackType | None) -> bool:
+def _raised_here(error: Exception) -> bool:
     """Whether the innermost frame belongs to the package or to a script beside it."""
-    assert traceback is not None
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    file = Path(traceback.tb_frame.f_code.co_filename).resolve()
+    frames = FRAME.findall(str(error.__cause__))  # a worker process sends its traceback as the text of the cause
+    if not frames:
+        frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    file = Path(frames[-1]).resolve()
     return file.is_relative_to(PACKAGE) or file.parent in (PACKAGE.parent, PACKAGE.parent / "scripts")

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import mode_ssm
 from mode_ssm.config import OnBadTrial
-from mode_ssm.data.brain2text import find_files, list_problems
 from mode_ssm.data.checks import CHECKS_VERSION, FileScan, scan_file
 from mode_ssm.data.disk_room import check_room
+from mode_ssm.data.index import find_files, list_problems
 from mode_ssm.data.manifest import (
     MANIFEST_FILE,
     Manifest,

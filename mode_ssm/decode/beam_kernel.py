@@ -89,7 +89,7 @@ def _make_room(tree: TreeArrays, search: SearchArrays, settings: Settings) -> in
         if counters[COMMITTED] + counters[HISTORIES] > len(search.committed.word):
             counters[NEEDED] = counters[HISTORIES]
             return GROW_COMMITTED
-        collect_histories(search)
+        collect_histories(search, settings)
         if counters[HISTORIES] + 2 * survivors > size:  # else the next collection would come too soon
             counters[NEEDED] = counters[HISTORIES] + 4 * survivors
             return GROW_HISTORIES

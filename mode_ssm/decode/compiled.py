@@ -15,6 +15,7 @@ _SOURCES = (
     "compiled.py",
     "beam_arrays.py",
     "history_kernel.py",
+    "correction_kernel.py",
     "arrival_kernel.py",
     "beam_kernel.py",
     "transducer_arrays.py",

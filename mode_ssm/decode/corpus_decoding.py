@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mode_ssm.decode.batch import decode_batch
-from mode_ssm.decode.ctc_beam import CtcWordDecoder, Hypothesis
+from mode_ssm.decode.hypothesis import Hypothesis
+from mode_ssm.decode.word_search import WordDecoder
 from mode_ssm.lm.corpora import CorpusModels
 
-Decode = Callable[[CtcWordDecoder, Sequence[np.ndarray]], list[list[Hypothesis]]]
+Decode = Callable[[WordDecoder, Sequence[np.ndarray]], list[list[Hypothesis]]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,9 +32,9 @@ class CorpusDecoder:
 
     def __init__(
         self,
-        first: CtcWordDecoder,
+        first: WordDecoder,
         corpora: CorpusModels,
-        second: Mapping[str, CtcWordDecoder] | None = None,
+        second: Mapping[str, WordDecoder] | None = None,
         *,
         purity: float = 0.95,
         causal: bool = False,

@@ -8,8 +8,9 @@ import math
 
 import numpy as np
 
-from mode_ssm.decode.ctc_beam import CtcWordDecoder, Hypothesis
-from mode_ssm.decode.histories import Histories
+from mode_ssm.decode.ctc_beam import CtcWordDecoder
+from mode_ssm.decode.histories import Histories, hypotheses_of
+from mode_ssm.decode.hypothesis import Hypothesis
 from mode_ssm.vocab import BLANK, NUM_CLASSES, SIL
 
 
@@ -87,24 +88,8 @@ class _Search:
         complete = self._node < NUM_CLASSES
         if not np.any(complete & (self._history > 0)):
             complete[:] = True
-        masses: dict[int, float] = {}
-        for history, mass in zip(self._history[complete].tolist(), total[complete].tolist(), strict=True):
-            masses[history] = float(np.logaddexp(masses.get(history, -math.inf), mass))
-        if len(masses) > 1:
-            masses.pop(0, None)
-        hypotheses = []
-        for history, mass in (masses or {0: -math.inf}).items():
-            lm_score, fused = self._histories.finish(history)
-            words, late = self._histories.words(history), None
-            if decoder.delayed is not None:
-                late = float(decoder.delayed.scorer.sentence_log_probs([words])[0])
-                fused += decoder.options.lm_scale * decoder.delayed.weight * (late - lm_score)
-            score = decoder.options.acoustic_scale * mass + fused
-            hypotheses.append(
-                Hypothesis(words=words, score=score, acoustic_score=mass, lm_score=lm_score, late_lm_score=late)
-            )
-        hypotheses.sort(key=lambda hypothesis: (-hypothesis.score, hypothesis.words))
-        return hypotheses[: decoder.options.nbest]
+        masses = zip(self._history[complete].tolist(), total[complete].tolist(), strict=True)
+        return hypotheses_of(self._histories, masses, decoder.options, decoder.delayed)
 
 
 def _expand(

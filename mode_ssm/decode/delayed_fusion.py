@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mode_ssm.decode.beam_arrays import HISTORIES, HYPOTHESES, HistoryArrays, SearchArrays, Settings
-from mode_ssm.decode.history_kernel import spread_corrections
+from mode_ssm.decode.correction_kernel import forget_corrections, spread_corrections
 from mode_ssm.lm.scorer import BatchScorer
 
 _FEW = 1024
@@ -57,7 +57,7 @@ class LateScores:
         for number in scored:
             late = self._log_probs[histories.late_state[number]]
             histories.correction[number] = lm_scale * (late - histories.lm_log_prob[number])
-        if scored:
+        if forget_corrections(search) or scored:
             spread_corrections(search, settings)
         if len(self._states) > _FEW + 4 * int(search.counters[HISTORIES]):
             self._forget(histories.late_state[: search.counters[HISTORIES]])

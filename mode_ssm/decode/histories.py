@@ -1,10 +1,12 @@
-"""Word histories of the slow search, interned: equal word sequences share one number."""
+"""Word histories of the slow searches, interned: equal word sequences share one number."""
 
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
 from mode_ssm.decode.delayed_fusion import DelayedFusion
+from mode_ssm.decode.hypothesis import Hypothesis, SearchOptions
 from mode_ssm.decode.lm_fusion import LmFusion
 
 
@@ -55,8 +57,13 @@ class Histories:
         return lm_log_prob, self._fusion.combine(lm_log_prob, self._num_words[history])
 
     def correct(self, histories: np.ndarray, delayed: DelayedFusion) -> None:
-        """Let the second language model score `histories` and those that they extend."""
+        """Let the second language model score `histories` and those that they extend; of others it is forgotten."""
+        live = {0}
         for history in histories.tolist():
+            above = history
+            while above not in live:
+                live.add(above)
+                above = self._parent[above]
             while self._correction[history] is None:
                 words = self.words(history)
                 state, late = delayed.scorer.start(), 0.0
@@ -67,6 +74,8 @@ class Histories:
                 self._correction[history] = self._fusion.lm_scale * delayed.weight * (late - lm_log_prob)
                 history = self._parent[history]
         for number in range(len(self)):
+            if number not in live:
+                self._correction[number] = None
             self._fuse(number)
 
     def _fuse(self, number: int) -> None:
@@ -92,3 +101,30 @@ class Histories:
         self._correction.append(None)
         self._fuse(number)
         return number
+
+
+def hypotheses_of(
+    histories: Histories,
+    masses: Iterable[tuple[int, float]],
+    options: SearchOptions,
+    delayed: DelayedFusion | None,
+) -> list[Hypothesis]:
+    """The n-best list at the end of a search. masses: history and log-probability of each hypothesis that may end."""
+    acoustic: dict[int, float] = {}
+    for history, mass in masses:
+        acoustic[history] = float(np.logaddexp(acoustic.get(history, -math.inf), mass))
+    if len(acoustic) > 1:
+        acoustic.pop(0, None)
+    hypotheses = []
+    for history, mass in (acoustic or {0: -math.inf}).items():
+        lm_score, fused = histories.finish(history)
+        words, late = histories.words(history), None
+        if delayed is not None:
+            late = float(delayed.scorer.sentence_log_probs([words])[0])
+            fused += options.lm_scale * delayed.weight * (late - lm_score)
+        score = options.acoustic_scale * mass + fused
+        hypotheses.append(
+            Hypothesis(words=words, score=score, acoustic_score=mass, lm_score=lm_score, late_lm_score=late)
+        )
+    hypotheses.sort(key=lambda hypothesis: (-hypothesis.score, hypothesis.words))
+    return hypotheses[: options.nbest]

@@ -80,31 +80,6 @@ def fused_score(lm_scale: float, word_bonus: float, lm_log_prob: float, num_word
 
 
 @compiled
-def spread_corrections(search: SearchArrays, settings: Settings) -> None:
-    """Let new corrections count: in the scores of the hypotheses, and for words that a second model has yet to see."""
-    histories, hypotheses = search.histories, search.hypotheses
-    for i in range(search.counters[HYPOTHESES]):
-        hypotheses.score[i] -= histories.fused[hypotheses.history[i]]
-    for number in range(search.counters[HISTORIES]):
-        parent = histories.parent[number]
-        histories.gain[number] = 0.0
-        if histories.late_state[number] < 0:
-            histories.correction[number] = histories.correction[parent]
-        elif parent >= 0:
-            gain = histories.correction[number] - histories.correction[parent]
-            histories.gain[parent] = max(histories.gain[parent], gain)
-        histories.fused[number] = fused_score(
-            settings.lm_scale,
-            settings.word_bonus,
-            histories.lm_log_prob[number],
-            histories.num_words[number],
-            histories.correction[number],
-        )
-    for i in range(search.counters[HYPOTHESES]):
-        hypotheses.score[i] += histories.fused[hypotheses.history[i]]
-
-
-@compiled
 def fill_history_table(search: SearchArrays) -> None:
     """Make the hash table of the tree anew."""
     search.history_table[:] = -1
@@ -142,10 +117,10 @@ def shared_history(search: SearchArrays) -> int:
 
 
 @inner
-def collect_histories(search: SearchArrays) -> None:
+def collect_histories(search: SearchArrays, settings: Settings) -> None:
     """Drop dead histories; words above the shared one move to `committed`, where the caller has made room.
 
-    Words that a second language model has yet to see stay.
+    Words that a second language model has yet to see stay, and so does what it has scored until its next turn.
     """
     histories, hypotheses, counters = search.histories, search.hypotheses, search.counters
     shared = shared_history(search)
@@ -154,7 +129,10 @@ def collect_histories(search: SearchArrays) -> None:
     _commit(search, shared)
     mark, kept = histories.mark, 0
     for number in range(shared, counters[HISTORIES]):
-        if mark[number] == 0:
+        above = histories.parent[number]
+        scored = settings.delayed and histories.late_state[number] >= 0 and above >= shared and mark[above] >= 0
+        if mark[number] == 0 and not scored:
+            mark[number] = -1
             continue
         histories.parent[kept] = -1 if number == shared else mark[histories.parent[number]]
         histories.word[kept] = histories.word[number]

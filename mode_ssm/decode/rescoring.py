@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mode_ssm.decode.ctc_beam import Hypothesis
+from mode_ssm.decode.hypothesis import Hypothesis
 from mode_ssm.lm.scorer import BatchScorer
 
 _TOGETHER = 64  # n-best lists scored in one call

@@ -48,7 +48,7 @@ def advance_transducer(
     """
     for t in range(len(frames)):
         if search.counters[HYPOTHESES] > 0:
-            status = _make_room(search)
+            status = _make_room(search, settings)
             if status == DONE:
                 status = _advance_frame(frames[t], joiner, tree, lm, search, arrays, settings, max_symbols)
             if status != DONE:
@@ -58,7 +58,7 @@ def advance_transducer(
 
 
 @inner
-def _make_room(search: SearchArrays) -> int:
+def _make_room(search: SearchArrays, settings: Settings) -> int:
     """See that half of the tree of histories is free: they cannot be collected within a frame."""
     counters, size = search.counters, len(search.histories.parent)
     if 2 * counters[HISTORIES] <= size:
@@ -66,7 +66,7 @@ def _make_room(search: SearchArrays) -> int:
     if counters[COMMITTED] + counters[HISTORIES] > len(search.committed.word):
         counters[NEEDED] = counters[HISTORIES]
         return GROW_COMMITTED
-    collect_histories(search)
+    collect_histories(search, settings)
     if 4 * counters[HISTORIES] > size:  # else the next collection would come too soon
         counters[NEEDED] = 2 * size
         return GROW_HISTORIES

@@ -6,8 +6,6 @@ same state are summed (Graves 2012, "Sequence transduction with recurrent neural
 the end of the frame, the best states stay. The search itself is compiled (`transducer_kernel`); it finds what the few
 lines of `transducer_words_reference` find.
 
-Word histories, language models, n-best lists and confidences are those of the CTC search.
-
 Shapes: T frames, J d_joint.
 """
 
@@ -16,12 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from mode_ssm.decode.beam_arrays import ASK, DONE, GROW_CANDIDATES, GROW_HISTORIES, GROW_HYPOTHESES, NEEDED, grown
-from mode_ssm.decode.ctc_beam import CtcSearchState, CtcWordDecoder, Hypothesis, SearchOptions
+from mode_ssm.decode.beam_arrays import GROW_CANDIDATES, GROW_HYPOTHESES, NEEDED
 from mode_ssm.decode.delayed_fusion import DelayedFusion
-from mode_ssm.decode.history_kernel import fill_history_table
+from mode_ssm.decode.hypothesis import SearchOptions
 from mode_ssm.decode.joiner_tables import JoinerTables
-from mode_ssm.decode.lexicon_tree import LexiconTree
 from mode_ssm.decode.transducer_arrays import (
     JoinerArrays,
     TransducerArrays,
@@ -31,6 +27,7 @@ from mode_ssm.decode.transducer_arrays import (
     with_states,
 )
 from mode_ssm.decode.transducer_kernel import advance_transducer
+from mode_ssm.decode.word_search import SearchState, WordDecoder
 from mode_ssm.lm.lexicon import Lexicon
 from mode_ssm.lm.scorer import Scorer
 
@@ -53,16 +50,18 @@ class TransducerOptions(SearchOptions):
             raise ValueError(f"ilm_scale must be from 0 to 1, not {self.ilm_scale}")
 
 
-class TransducerSearchState(CtcSearchState):
-    """The beam of one utterance or stream. Made by `TransducerWordDecoder.start`, changed by `step`."""
+class TransducerSearchState(SearchState):
+    """Also the predictor's contexts of the hypotheses."""
 
-    def __init__(self, words: CtcSearchState, transducer: TransducerArrays) -> None:
+    def __init__(self, words: SearchState, transducer: TransducerArrays) -> None:
         super().__init__(words.search, words.asked, words.late)
         self.transducer = transducer
 
 
-class TransducerWordDecoder(CtcWordDecoder):
-    """Beam search for word sequences. Holds no state between utterances and can be pickled."""
+class TransducerWordDecoder(WordDecoder):
+    """Takes encoder frames (T, J) after the joiner's projection (`transducer_tables.projected`). Raises `ValueError`
+    where they are NaN or infinite.
+    """
 
     options: TransducerOptions
 
@@ -75,13 +74,11 @@ class TransducerWordDecoder(CtcWordDecoder):
         delayed: DelayedFusion | None = None,
         **options: Any,
     ) -> None:
-        """As for `CtcWordDecoder`; `tables` come from the network (`transducer_tables.joiner_tables`), `options` are
-        those of `TransducerOptions`.
+        """As for `WordDecoder`; `tables` come from the network (`transducer_tables.joiner_tables`), `options` are those
+        of `TransducerOptions`, which raises `ValueError` out of range.
         """
         self.tables = tables
-        self.words = lexicon.words
-        self.tree = LexiconTree.build(lexicon)
-        self._prepare(scorer, TransducerOptions(**options), delayed)
+        super().__init__(lexicon, scorer, TransducerOptions(**options), delayed)
 
     def _prepare(self, scorer: Scorer, options: SearchOptions, delayed: DelayedFusion | None) -> None:
         super()._prepare(scorer, options, delayed)
@@ -96,58 +93,38 @@ class TransducerWordDecoder(CtcWordDecoder):
         super().__setstate__(state)
         self._joiner = self._joiner.read_only()
 
-    def decode(self, projected: np.ndarray) -> list[Hypothesis]:
-        """The best word sequences of an utterance, best first, at most `nbest` and at least one.
-
-        projected: (T, J) encoder frames after the joiner's projection (`transducer_tables.projected`). What hypotheses
-        are returned is as for `CtcWordDecoder.decode`. Raises `ValueError` for a wrong shape, NaN, or infinity.
-        """
-        if projected.ndim != 2:
-            raise ValueError(f"projected frames must be (frames, {self.tables.d_joint}), not {projected.shape}")
-        state = self.start()
-        self.step(state, projected)
-        return self.finalize(state)
-
     def start(self) -> TransducerSearchState:
-        """The state before the first frame; `step` takes projected frames, (J,) or (T, J)."""
         words = super().start()
         return TransducerSearchState(words, new_transducer(self.tables, len(words.search.hypotheses.node)))
 
-    def _checked(self, projected: np.ndarray) -> np.ndarray:
+    def _checked(self, inputs: np.ndarray, num_axes: tuple[int, ...]) -> np.ndarray:
         """(T, J) float64, as the kernel takes them."""
-        if projected.ndim not in (1, 2) or projected.shape[-1] != self.tables.d_joint:
-            raise ValueError(f"projected frames must be (frames, {self.tables.d_joint}), not {projected.shape}")
-        frames = np.atleast_2d(projected)
+        if inputs.ndim not in num_axes or inputs.shape[-1] != self.tables.d_joint:
+            raise ValueError(f"projected frames must be (frames, {self.tables.d_joint}), not {inputs.shape}")
+        frames = np.atleast_2d(inputs)
         finite = np.isfinite(frames).all(axis=1)
         if not finite.all():
             raise ValueError(f"projected frames hold NaN or infinity at frame {finite.argmin()} of {len(frames)}")
         return exponentials(frames)
 
-    def _advance(self, state: CtcSearchState, frames: np.ndarray) -> None:
+    def _advance(self, state: SearchState, frames: np.ndarray) -> tuple[int, int]:
         assert isinstance(state, TransducerSearchState)
-        consumed = 0
-        while True:
-            count, status = advance_transducer(
-                frames[consumed:],
-                self._joiner,
-                self._graph.tree,
-                self._graph.lm,
-                state.search,
-                state.transducer,
-                self._settings,
-                self.options.max_symbols,
-            )
-            consumed += count
-            if status == DONE:
-                return
-            if status == ASK:
-                assert state.asked is not None
-                state.search = state.asked.ask(state.search, self.fusion, self.words)
-            elif status == GROW_CANDIDATES:
-                state.transducer = with_states(state.transducer, int(state.search.counters[NEEDED]))
-            else:
-                state.search = grown(state.search, status)
-                if status == GROW_HISTORIES:
-                    fill_history_table(state.search)
-                elif status == GROW_HYPOTHESES:
-                    state.transducer = with_hypotheses(state.transducer, len(state.search.hypotheses.node))
+        return advance_transducer(
+            frames,
+            self._joiner,
+            self._graph.tree,
+            self._graph.lm,
+            state.search,
+            state.transducer,
+            self._settings,
+            self.options.max_symbols,
+        )
+
+    def _provide(self, state: SearchState, status: int) -> None:
+        assert isinstance(state, TransducerSearchState)
+        if status == GROW_CANDIDATES:
+            state.transducer = with_states(state.transducer, int(state.search.counters[NEEDED]))
+            return
+        super()._provide(state, status)
+        if status == GROW_HYPOTHESES:
+            state.transducer = with_hypotheses(state.transducer, len(state.search.hypotheses.node))

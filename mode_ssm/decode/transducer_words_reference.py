@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
-from mode_ssm.decode.ctc_beam import Hypothesis
-from mode_ssm.decode.histories import Histories
+from mode_ssm.decode.histories import Histories, hypotheses_of
+from mode_ssm.decode.hypothesis import Hypothesis
 from mode_ssm.decode.transducer_words import TransducerWordDecoder
 from mode_ssm.vocab import BLANK, NUM_CLASSES, SIL
 
@@ -104,28 +104,11 @@ class _Search:
         return {state: states[state] for state in kept[: self._options.beam_size]}
 
     def finalize(self) -> list[Hypothesis]:
-        decoder = self._decoder
         complete = {state: mass for state, mass in self._beam.items() if state[1] == 0}
         if not any(history > 0 for history, _, _ in complete):
             complete = self._beam
-        masses: dict[int, float] = {}
-        for (history, _, _), mass in complete.items():
-            masses[history] = float(np.logaddexp(masses.get(history, -math.inf), mass))
-        if len(masses) > 1:
-            masses.pop(0, None)
-        hypotheses = []
-        for history, mass in (masses or {0: -math.inf}).items():
-            lm_score, fused = self._histories.finish(history)
-            words, late = self._histories.words(history), None
-            if decoder.delayed is not None:
-                late = float(decoder.delayed.scorer.sentence_log_probs([words])[0])
-                fused += self._options.lm_scale * decoder.delayed.weight * (late - lm_score)
-            score = self._options.acoustic_scale * mass + fused
-            hypotheses.append(
-                Hypothesis(words=words, score=score, acoustic_score=mass, lm_score=lm_score, late_lm_score=late)
-            )
-        hypotheses.sort(key=lambda hypothesis: (-hypothesis.score, hypothesis.words))
-        return hypotheses[: self._options.nbest]
+        masses = ((history, mass) for (history, _, _), mass in complete.items())
+        return hypotheses_of(self._histories, masses, self._options, self._decoder.delayed)
 
 
 def _add(states: Masses, state: State, mass: float) -> None:

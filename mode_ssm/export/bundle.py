@@ -11,9 +11,16 @@ from pathlib import Path
 
 from mode_ssm.config import DataConfig
 from mode_ssm.data.log_mel import BIN_SECONDS
+from mode_ssm.data.normalisation import (
+    Normalise,
+    RollingNormalisation,
+    SessionNormalisation,
+    as_released,
+    usable_std,
+)
 from mode_ssm.data.smoothing import gaussian_kernel, lookahead_bins
 from mode_ssm.export.graph import OPSET, Weights
-from mode_ssm.export.manifest import Manifest, ModelFile, TensorSpec, checksum
+from mode_ssm.export.manifest import Manifest, ModelFile, RecordedStatistics, TensorSpec, checksum
 from mode_ssm.export.step_graph import AFTER, build_step_model
 from mode_ssm.models.mode_ssm import MODE_SSM
 from mode_ssm.tasks.transcription import restore_model
@@ -32,6 +39,7 @@ class Source:
     model: MODE_SSM
     data: DataConfig
     sessions: list[str]  # in the order of the model's session table
+    normalise: Normalise = as_released  # of an opened dataset; its statistics go along
 
     @classmethod
     def load(cls, checkpoint: Checkpoint) -> "Source":
@@ -78,6 +86,7 @@ def build(source: Source, session: str | None, weights: Weights) -> Export:
         smoothing=tuple(gaussian_kernel(source.data.smoothing_std, source.data.smoothing).tolist()),
         lookahead_bins=lookahead_bins(source.data.smoothing, source.data.smoothing_std),
         normalisation=source.data.normalisation.value,
+        recorded=recorded_statistics(source.normalise, session),
         classes=CLASSES,
         inputs={name: TensorSpec(shape=shape) for name, shape in step.inputs.items()},
         outputs={name: TensorSpec(shape=shape) for name, shape in step.outputs.items()},
@@ -88,6 +97,19 @@ def build(source: Source, session: str | None, weights: Weights) -> Export:
         files={},
     )
     return Export(step.proto.SerializeToString(), manifest)
+
+
+def recorded_statistics(normalise: Normalise, session: str | None) -> RecordedStatistics | None:
+    """What `normalise` does to a session's bins, None for data as released; session None gets what is of all."""
+    if isinstance(normalise, SessionNormalisation):
+        found = normalise.by_session.get(session or "", normalise.overall)
+        return RecordedStatistics(
+            mean=tuple(found.mean.tolist()), std=tuple(usable_std(found.std).tolist()), window_bins=None
+        )
+    if isinstance(normalise, RollingNormalisation):
+        mean, std = normalise.training.mean, normalise.training.std
+        return RecordedStatistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()), window_bins=normalise.window_bins)
+    return None
 
 
 def write_bundle(folder: Path, exports: Mapping[Weights, Export]) -> Manifest:

@@ -24,6 +24,15 @@ class ModelFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RecordedStatistics:
+    """Mean and spread (C,) of training data as recorded: of the session, or, with a window, what blocks start with."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    window_bins: int | None  # of rolling normalisation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """How to drive a step model.
 
@@ -44,6 +53,7 @@ class Manifest:
     normalisation: str = (
         "released"  # data.normalisation of the checkpoint: what bins have gone through before smoothing
     )
+    recorded: RecordedStatistics | None = None  # what that takes on a live signal; None: nothing
     classes: tuple[str, ...]
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
@@ -67,7 +77,8 @@ class Manifest:
             specs = {key: _specs(content[key]) for key in ("inputs", "outputs", "states")}
             files = {key: ModelFile(**value) for key, value in content["files"].items()}
             tuples = {key: tuple(content[key]) for key in ("smoothing", "classes")}
-            return cls(**{**content, **specs, **tuples, "files": files})
+            recorded = _recorded(content.get("recorded"))
+            return cls(**{**content, **specs, **tuples, "files": files, "recorded": recorded})
         except FileNotFoundError:
             raise ValueError(f"no {MANIFEST} in {folder}: scripts/export_streaming.py writes such folders") from None
         except (json.JSONDecodeError, KeyError, TypeError) as error:
@@ -90,3 +101,10 @@ def checksum(path: Path) -> str:
 
 def _specs(content: dict[str, Any]) -> dict[str, TensorSpec]:
     return {name: TensorSpec(shape=tuple(value["shape"]), dtype=value["dtype"]) for name, value in content.items()}
+
+
+def _recorded(content: dict[str, Any] | None) -> RecordedStatistics | None:
+    if content is None:
+        return None
+    mean, std = tuple(content["mean"]), tuple(content["std"])
+    return RecordedStatistics(mean=mean, std=std, window_bins=content["window_bins"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mode_ssm.data.rolling_normaliser import RollingNormaliser
+from mode_ssm.export.live_normaliser import LiveNormaliser, live_normaliser
 from mode_ssm.export.manifest import Manifest
 
 
@@ -25,18 +25,19 @@ class Frames:
 class StreamingSession:
     """`push` bins as they come, however many, and `finish` a trial; both return the frames that became complete.
 
-        session = StreamingSession.open("exported/", "int8")
+        session = StreamingSession.open("exported/", "int8", recorded=True)
         while recording:
             frames = session.push(amplifier.read())
         frames = session.finish()
 
-    Features go in that are normalised as the manifest says, or as recorded with a `normaliser`, which goes on from
-    trial to trial: `normaliser.reset()` begins a block. Smoothing is done here, as the checkpoint's data were smoothed.
+    Features go in that are normalised as the manifest says; with `recorded`, or a `normaliser`, as they are recorded.
+    Normalisation goes on from trial to trial: `normaliser.reset()` begins a block. Smoothing is done here, as the
+    checkpoint's data were smoothed.
     Not for several threads.
     """
 
     def __init__(
-        self, model: str | bytes, manifest: Manifest, threads: int = 1, normaliser: RollingNormaliser | None = None
+        self, model: str | bytes, manifest: Manifest, threads: int = 1, normaliser: LiveNormaliser | None = None
     ) -> None:
         """model: path or content of an ONNX file. Raises `ValueError` where onnxruntime is missing or cannot run it."""
         try:
@@ -70,10 +71,13 @@ class StreamingSession:
         folder: str | Path,
         weights: str = "fp32",
         threads: int = 1,
-        normaliser: RollingNormaliser | None = None,
+        *,
+        recorded: bool = False,
     ) -> "StreamingSession":
-        """The model of an exported folder whose weights are stored so."""
+        """The model of an exported folder whose weights are stored so. recorded: for bins as they are recorded, which
+        are normalised as the checkpoint's data were; raises `ValueError` where the folder lacks what that takes."""
         manifest = Manifest.read(Path(folder))
+        normaliser = live_normaliser(manifest) if recorded else None
         return cls(str(manifest.file(Path(folder), weights)), manifest, threads, normaliser)
 
     def reset(self) -> None:

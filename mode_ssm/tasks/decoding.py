@@ -16,8 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from mode_ssm.adapt.test_time import Adaptation, adapted
 from mode_ssm.config import AdaptConfig, DecodeConfig
 from mode_ssm.data.batch import Batch, TrialInfo
-from mode_ssm.decode.ctc_beam import Hypothesis
 from mode_ssm.decode.greedy import greedy_ctc
+from mode_ssm.decode.hypothesis import Hypothesis
 from mode_ssm.decode.transducer_beam import beam_transducer_batch
 from mode_ssm.models.mode_ssm import MODE_SSM
 from mode_ssm.models.phoneme_model import PhonemeModel, PhonemeOutput
@@ -42,7 +42,7 @@ class DecodedTrial:
     ctc_phonemes: list[int]  # greedy
     rnnt_phonemes: list[int] | None  # beam search
     phonemes: list[int]  # the candidate that both heads together like best
-    projected: np.ndarray | None = None  # (T, J), for a word search of the transducer
+    projected: np.ndarray | None = None  # (T, J), kept for a word search of the transducer
     nbest: list[Hypothesis] | None = None  # word sequences, best first; None where words were not decoded
 
     @property
@@ -87,7 +87,12 @@ def decode_trials(
     own = deal(units, ranks.world_size)[ranks.rank]
     progress = progress and ranks.rank == 0
 
-    decoded, adaptations = ranks.together(lambda: decode_phonemes(model, data, own, decode, adapt, progress))
+    keep_projected = words is not None and words.needs_projected
+
+    def phonemes() -> tuple[list[DecodedTrial], dict[str, Adaptation]]:
+        return decode_phonemes(model, data, own, decode, adapt, progress, keep_projected=keep_projected)
+
+    decoded, adaptations = ranks.together(phonemes)
     if words is not None:
         inputs = [_search_input(words, trial) for trial in decoded]
         nbests = decode_words_of(words, trials, [t.info for t in decoded], inputs, ranks, progress=progress)
@@ -117,8 +122,13 @@ def decode_phonemes(
     decode: DecodeConfig,
     adapt: AdaptConfig | None,
     progress: bool,
+    *,
+    keep_projected: bool,
 ) -> tuple[list[DecodedTrial], dict[str, Adaptation]]:
-    """Trials without their words, in the order of batches, and what adaptation did by session."""
+    """Trials without their words, in the order of batches, and what adaptation did by session.
+
+    keep_projected: for a word search of the transducer; the frames of a whole split are large.
+    """
     decoded: list[DecodedTrial] = []
     adaptations: dict[str, Adaptation] = {}
     model.eval()
@@ -127,7 +137,7 @@ def decode_phonemes(
             if adaptation is not None:
                 adaptations[batches[0].trials[0].session] = adaptation
             for batch in batches:
-                decoded += _decode_batch(model, batch, decode)
+                decoded += _decode_batch(model, batch, decode, keep_projected=keep_projected)
                 advance(len(batch))
     return decoded, adaptations
 
@@ -151,7 +161,9 @@ def _adapted_sessions(
 
 
 @torch.no_grad()
-def _decode_batch(model: PhonemeModel, batch: Batch, config: DecodeConfig) -> list[DecodedTrial]:
+def _decode_batch(
+    model: PhonemeModel, batch: Batch, config: DecodeConfig, *, keep_projected: bool
+) -> list[DecodedTrial]:
     output = model(batch.features, batch.feature_lengths, batch.session_ids)
     if not isinstance(model, MODE_SSM):
         return _decode_ctc(output, batch)
@@ -179,7 +191,7 @@ def _decode_batch(model: PhonemeModel, batch: Batch, config: DecodeConfig) -> li
             info=info,
             log_probs=log_probs[row, :frames].cpu().numpy(),
             mode_posterior=tuple(mode_posterior[row]),
-            projected=projected[row, :frames].float().cpu().numpy(),
+            projected=projected[row, :frames].float().cpu().numpy() if keep_projected else None,
             ctc_phonemes=greedy[row],
             rnnt_phonemes=list(beams[row][0].labels),
             phonemes=list(candidates[row][int(scores[row].argmax())]),

@@ -47,7 +47,7 @@ def evaluate_split(
     trials = data.trials(split)
     if not data.has_labels(split):
         raise ValueError(f"split={split} has no labels to compare with; make_submission.py decodes it without")
-    words = ranks.together(lambda: build_word_decoding(config, data, neural, model))
+    words = ranks.together(lambda: build_word_decoding(config, data, neural, model, rank=ranks.rank))
     plain, _ = decode_trials(model, data, trials, config.decode, words, ranks, progress=progress)
     decoded: dict[str, DecodedTrial] = plain
     adaptations: dict[str, Adaptation] = {}

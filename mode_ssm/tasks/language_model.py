@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from mode_ssm.lm.word_tokens import TokenisedText, WordTokens
 from mode_ssm.models.transformer_lm import TransformerLM
 from mode_ssm.ops.lengths import length_mask
 from mode_ssm.ops.linear_cross_entropy import two_level_cross_entropy, two_level_log_probs
+from mode_ssm.tasks.sharding import Ranks
 from mode_ssm.tasks.task import LossTerms, Objective, ResumableLoader
 
 TERM = "cross_entropy"
@@ -103,14 +105,23 @@ class LanguageModelTask:
     def loss_weights(self, phase: PhaseConfig) -> dict[str, float]:
         return {TERM: phase.loss.cross_entropy}
 
-    @torch.inference_mode()
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, ranks: Ranks) -> dict[str, float]:
         """`val/perplexity` per word over the validation text: all words, sentence ends counted as words."""
-        text, total = self.valid_text, 0.0
-        for batch in length_sorted_batches(text.tokens, text.starts, self.config.text.tokens_per_batch):
-            hidden, targets = next_token_pairs(self.model, batch.to(self.device))
-            total += float(two_level_log_probs(hidden, *self.model.output_weights(), targets).double().sum())
+        text, shares = self.valid_text, ranks.gather_objects(ranks.together(lambda: self._batch_log_probs(ranks)))
+        total = math.fsum(chain.from_iterable(shares))  # rounds once: the same in any order, on any number of ranks
         return {"val/perplexity": math.exp(-total / (text.num_words + len(text)))}
+
+    @torch.inference_mode()
+    def _batch_log_probs(self, ranks: Ranks) -> list[float]:
+        """Log-probability of every batch of the validation text that is this rank's: each `world_size`-th."""
+        text = self.valid_text
+        batches = length_sorted_batches(text.tokens, text.starts, self.config.text.tokens_per_batch)
+        log_probs = []
+        for batch in islice(batches, ranks.rank, None, ranks.world_size):
+            hidden, targets = next_token_pairs(self.model, batch.to(self.device))
+            of_tokens = two_level_log_probs(hidden, *self.model.output_weights(), targets)
+            log_probs.append(float(of_tokens.double().sum()))
+        return log_probs
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""Trials dealt over the processes that decode a split together.
+"""Trials dealt over the processes that decode or measure a split together.
 
 A process gets whole units, trials that are decoded together: batches, or sessions where adaptation works on sessions.
 Units do not depend on the number of processes, so neither does what is decoded.

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from mode_ssm.config import PhaseConfig
+from mode_ssm.tasks.sharding import Ranks
 
 LossTerms = dict[str, tuple[Tensor, Tensor]]  # term -> (sum, count), both scalars; the sum carries the gradient
 
@@ -57,8 +58,9 @@ class Task(Protocol):
         """Non-zero weights by term."""
         ...
 
-    def evaluate(self) -> dict[str, float]:
-        """Quick validation metrics, `val/...`, computed on rank 0."""
+    def evaluate(self, ranks: Ranks) -> dict[str, float]:
+        """Quick validation metrics, `val/...`. Called on all ranks: each measures a share, and all return the
+        figures of the whole. If one fails, all raise."""
         ...
 
     def describe(self) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """The transcription task: recordings of attempted speech to phonemes, the model, its objective, quick validation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mode_ssm.config import ModelConfig, ModelKind, PhaseConfig, TrainConfig
+from mode_ssm.data.batch import TrialInfo
 from mode_ssm.data.t15_format import SPLITS
 from mode_ssm.decode.greedy import greedy_ctc_batch
 from mode_ssm.decode.transducer_beam import greedy_transducer
@@ -16,6 +17,7 @@ from mode_ssm.models.mode_ssm import MODE_SSM
 from mode_ssm.models.phoneme_model import PhonemeModel
 from mode_ssm.models.transformer_baseline import TransformerBaseline
 from mode_ssm.tasks.decoding import HeadTransducer
+from mode_ssm.tasks.sharding import Ranks, batch_units, deal
 from mode_ssm.tasks.task import Objective, ResumableLoader
 from mode_ssm.tasks.transcription_data import TranscriptionData
 from mode_ssm.tasks.transcription_objective import CtcObjective, TranscriptionObjective, loss_weights
@@ -106,14 +108,25 @@ class TranscriptionTask:
     def loss_weights(self, phase: PhaseConfig) -> dict[str, float]:
         return loss_weights(phase)
 
-    @torch.inference_mode()
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, ranks: Ranks) -> dict[str, float]:
         """Phoneme error rates over the validation split without a beam: `val/per` of CTC and, of models with a
         transducer, `val/per_rnnt` and their mean, which picks the best checkpoint because decoding uses both heads."""
+        units = batch_units(self.data.trials("val"), self.config.data.eval_batch_size)
+        own = deal(units, ranks.world_size)[ranks.rank]
+        shares = ranks.gather_objects(ranks.together(lambda: self._greedy_errors(own)))
+        per = aggregate(ctc for ctc, _ in shares).rate
+        if not isinstance(self.model, MODE_SSM):
+            return {"val/per": per}
+        per_rnnt = aggregate(rnnt for _, rnnt in shares).rate
+        return {"val/per": per, "val/per_rnnt": per_rnnt, "val/per_mean": (per + per_rnnt) / 2}
+
+    @torch.inference_mode()
+    def _greedy_errors(self, trials: Sequence[TrialInfo]) -> tuple[ErrorRate, ErrorRate]:
+        """Phoneme errors of CTC and of the transducer; of a model without one the second is empty."""
         ctc_errors: list[ErrorRate] = []
         rnnt_errors: list[ErrorRate] = []
         transducer = HeadTransducer(self.model) if isinstance(self.model, MODE_SSM) else None
-        for batch in self.data.batches(self.data.trials("val")):
+        for batch in self.data.batches(trials):
             moved = batch.to(self.device)
             output = self.model(moved.features, moved.feature_lengths, moved.session_ids)
             references = [self.data.reference(info).phonemes.tolist() for info in batch.trials]
@@ -123,11 +136,7 @@ class TranscriptionTask:
                 frames = transducer.project(output.encoder_out)
                 rnnt = greedy_transducer(transducer, frames, output.lengths, self.config.decode.rnnt_max_symbols)
                 rnnt_errors += map(phoneme_errors, references, rnnt)
-        per = aggregate(ctc_errors).rate
-        if transducer is None:
-            return {"val/per": per}
-        per_rnnt = aggregate(rnnt_errors).rate
-        return {"val/per": per, "val/per_rnnt": per_rnnt, "val/per_mean": (per + per_rnnt) / 2}
+        return aggregate(ctc_errors), aggregate(rnnt_errors)
 
     def describe(self) -> dict[str, Any]:
         return {

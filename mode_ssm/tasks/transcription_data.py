@@ -11,7 +11,8 @@ import torch
 from mode_ssm.config import DataConfig, Normalisation, OnBadTrial, Smoothing
 from mode_ssm.data.augmentation import BatchAugmentation
 from mode_ssm.data.batch import Batch, TrialInfo
-from mode_ssm.data.brain2text import Index, build_index, load_features, load_phonemes
+from mode_ssm.data.brain2text import load_features, load_phonemes
+from mode_ssm.data.index import Index, build_index
 from mode_ssm.data.loader import FeatureCache, TrialLoader, eval_batches, shuffled_labels
 from mode_ssm.data.log_mel import BIN_SECONDS
 from mode_ssm.data.normalisation import Normalise, RollingNormalisation, SessionNormalisation, as_released

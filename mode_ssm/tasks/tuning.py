@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mode_ssm.decode.ctc_beam import CtcWordDecoder, Hypothesis
+from mode_ssm.decode.hypothesis import Hypothesis
 from mode_ssm.decode.rescoring import reranked
+from mode_ssm.decode.word_search import WordDecoder
 from mode_ssm.decode.worker_pool import shared_object, worker_pool
 from mode_ssm.lm.scorer import BatchScorer
 from mode_ssm.metrics import word_errors
@@ -32,12 +33,12 @@ class Setting:
     neural_weight: float = 0.0
 
     @classmethod
-    def of(cls, decoder: CtcWordDecoder) -> "Setting":
+    def of(cls, decoder: WordDecoder) -> "Setting":
         options, delayed = decoder.options, decoder.delayed
         weight = 0.0 if delayed is None else delayed.weight
         return cls(options.acoustic_scale, options.word_bonus, options.blank_penalty, weight)
 
-    def decoder(self, decoder: CtcWordDecoder) -> CtcWordDecoder:
+    def decoder(self, decoder: WordDecoder) -> WordDecoder:
         """`decoder` with this setting; lexicon and language models are shared."""
         delayed = decoder.delayed
         return decoder.with_options(
@@ -158,7 +159,7 @@ class Rescoring:
 class Searcher:
     """Decodes a piece of the utterances with one setting after the other; worker processes share it."""
 
-    def __init__(self, decoder: CtcWordDecoder, log_probs: Sequence[np.ndarray]) -> None:
+    def __init__(self, decoder: WordDecoder, log_probs: Sequence[np.ndarray]) -> None:
         self.log_probs = log_probs
         self._decoder = decoder
         self._setting = Setting.of(decoder)
@@ -176,7 +177,7 @@ def _search_in_worker(task: Task) -> list[list[Hypothesis]]:
 
 @contextmanager
 def open_study(
-    decoder: CtcWordDecoder,
+    decoder: WordDecoder,
     log_probs: Sequence[np.ndarray],
     references: Sequence[str],
     axes: Mapping[str, Sequence[float]],

@@ -13,6 +13,7 @@ from mode_ssm.decode.ctc_beam import CtcWordDecoder
 from mode_ssm.decode.delayed_fusion import DelayedFusion
 from mode_ssm.decode.transducer_tables import joiner_tables
 from mode_ssm.decode.transducer_words import TransducerWordDecoder
+from mode_ssm.decode.word_search import WordDecoder
 from mode_ssm.lm.corpora import CorpusModels, load_models
 from mode_ssm.lm.g2p import GraphemeToPhoneme
 from mode_ssm.lm.g2p_guesses import guess_missing, with_guesses
@@ -31,14 +32,20 @@ FIRST_PASS = "first-pass"
 
 
 def build_word_decoder(
-    config: TrainConfig, data: TranscriptionData, neural: BatchScorer | None = None, model: nn.Module | None = None
-) -> CtcWordDecoder | None:
+    config: TrainConfig,
+    data: TranscriptionData,
+    neural: BatchScorer | None = None,
+    model: nn.Module | None = None,
+    *,
+    rank: int = 0,
+) -> WordDecoder | None:
     """Lexicon and language models in one decoder; None, with a warning, where there is no lexicon.
 
     The first language model is `lm.model`, or estimated from the training sentences and `lm.texts`; `neural` is
-    `lm.neural`, loaded; `model` the network whose transducer `decode.search=rnnt` searches. Raises `ValueError` for
-    files that are missing or damaged, for a language model that lacks words of the lexicon, and for a network without
-    a transducer where one is needed.
+    `lm.neural`, loaded; `model` the network whose transducer `decode.search=rnnt` searches. Every rank builds the same
+    decoder; rank 0 writes down the pronunciations that `lm.guess_missing` has guessed. Raises `ValueError` for files
+    that are missing or damaged, for a language model that lacks words of the lexicon, and for a network without a
+    transducer where one is needed.
     """
     beside = Path(config.data.root) / "lexicon.txt"
     if config.lm.lexicon is None and not beside.exists():
@@ -47,7 +54,7 @@ def build_word_decoder(
     lexicon = Lexicon.load(config.lm.lexicon or beside)
     sentences = _sentences(config.lm, data)
     if config.lm.guess_missing:
-        lexicon = _with_guesses(lexicon, sentences, Path(config.run_dir))
+        lexicon = _with_guesses(lexicon, sentences, Path(config.run_dir) if rank == 0 else None)
     delayed = None
     if neural is not None:
         delayed = DelayedFusion(neural, config.lm.neural_weight, config.decode.fusion_every)
@@ -69,17 +76,17 @@ def build_word_decoder(
 
 
 def build_word_decoding(
-    config: TrainConfig, data: TranscriptionData, neural: BatchScorer | None, model: nn.Module
+    config: TrainConfig, data: TranscriptionData, neural: BatchScorer | None, model: nn.Module, *, rank: int = 0
 ) -> WordDecoding | None:
     """`build_word_decoder`, and the second pass where `lm.corpora` asks for one."""
-    first = build_word_decoder(config, data, neural, model)
+    first = build_word_decoder(config, data, neural, model, rank=rank)
     if first is None:
         return None
     by_block = config.lm.corpus_evidence is not CorpusEvidence.sentence
     return WordDecoding(first=first, corpora=build_corpus_decoder(config.lm, first), by_block=by_block)
 
 
-def build_corpus_decoder(config: LmConfig, first: CtcWordDecoder) -> CorpusDecoder | None:
+def build_corpus_decoder(config: LmConfig, first: WordDecoder) -> CorpusDecoder | None:
     """The second pass by the corpora of `lm.corpora`; None where there are none.
 
     A sentence that is of none of them is best explained by the first pass' own language model, which stands beside
@@ -129,15 +136,16 @@ def _scorer(config: LmConfig, sentences: list[str], lexicon: Lexicon) -> Scorer:
     return open_scorer(config.model, lexicon.words)
 
 
-def _with_guesses(lexicon: Lexicon, sentences: list[str], folder: Path) -> Lexicon:
-    """`lexicon` and guesses for the words of `sentences` that it lacks, which are also written to `folder`."""
+def _with_guesses(lexicon: Lexicon, sentences: list[str], folder: Path | None) -> Lexicon:
+    """`lexicon` and guesses for the words of `sentences` that it lacks, which are also written to `folder` if given."""
     missing = [word for word in dict.fromkeys(" ".join(sentences).split()) if word not in lexicon]
     if not missing:
         return lexicon
     report = guess_missing(lexicon, missing, GraphemeToPhoneme.load(lexicon))
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "guessed_pronunciations.txt"
-    report.write(path)
-    guessed = len({guess.word for guess in report.guesses})
-    logger.warning("%d of %d missing words have guessed pronunciations: %s", guessed, len(missing), path)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "guessed_pronunciations.txt"
+        report.write(path)
+        guessed = len({guess.word for guess in report.guesses})
+        logger.warning("%d of %d missing words have guessed pronunciations: %s", guessed, len(missing), path)
     return with_guesses(lexicon, report)

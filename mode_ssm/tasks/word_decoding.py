@@ -10,8 +10,9 @@ import numpy as np
 from mode_ssm.data.batch import TrialInfo
 from mode_ssm.decode.batch import decode_batch
 from mode_ssm.decode.corpus_decoding import CorpusDecoder, CorpusWeights
-from mode_ssm.decode.ctc_beam import CtcWordDecoder, Hypothesis
+from mode_ssm.decode.hypothesis import Hypothesis
 from mode_ssm.decode.transducer_words import TransducerWordDecoder
+from mode_ssm.decode.word_search import WordDecoder
 from mode_ssm.tasks.progress import progress_bar
 from mode_ssm.tasks.sharding import Ranks
 
@@ -24,7 +25,7 @@ class WordDecoding:
     """first: the search. corpora: the second pass, where there is one; by_block: whether the sentences of a block tell
     each other's corpus."""
 
-    first: CtcWordDecoder
+    first: WordDecoder
     corpora: CorpusDecoder | None = None
     by_block: bool = True
 
@@ -78,7 +79,7 @@ def decode_words_of(
 
 
 def decode_words(
-    decoder: CtcWordDecoder,
+    decoder: WordDecoder,
     inputs: Sequence[np.ndarray],
     processes: int = 1,
     advance: Callable[[int], None] = lambda count: None,

@@ -1,7 +1,7 @@
 """The processes of a run: who am I, which device is mine, how do we agree.
 
 Control messages (counts, flags, objects) go over gloo on the CPU, also where gradients go over NCCL: a rank that waits
-there for an evaluation on rank 0 neither spins the GPU nor trips NCCL's watchdog.
+there for others' share of an evaluation neither spins the GPU nor trips NCCL's watchdog.
 """
 
 import logging

@@ -219,26 +219,28 @@ class Trainer:
             self._logger.note(f"no checkpoint in {self.run_dir} yet; starting at the beginning")
 
     def _evaluate(self, plan: ResolvedPhase) -> tuple[dict[str, float], bool]:
-        """Metrics from rank 0, the same on all; whether they are the best of the run."""
-        metrics = self.distributed.on_main(self._evaluate_here)
+        """Metrics, the same on all ranks; whether they are the best of the run."""
+        metrics = self._evaluate_task()
+        self.distributed.on_main(lambda: self._require_metric(metrics))
         better = self.state.take_evaluation(metrics, self.metric, self.config.checkpoint.higher_is_better)
         self._logger.evaluation(self.state.step, plan.name, metrics, self._seconds())
         return metrics, better
 
-    def _evaluate_here(self) -> dict[str, float]:
+    def _evaluate_task(self) -> dict[str, float]:
         """Leaves no trace in the training: modes of modules and generators are as before."""
         model = self.task.model
         training = [module for module in model.modules() if module.training]
         model.eval()
         try:
             with preserved_rng(self.distributed.device):
-                metrics = self.task.evaluate()
+                return self.task.evaluate(self.distributed)
         finally:
             for module in training:
                 module.training = True
+
+    def _require_metric(self, metrics: Mapping[str, float]) -> None:
         if self.metric not in metrics:
             raise ValueError(f"checkpoint.metric={self.metric} is not among the metrics: {', '.join(metrics)}")
-        return metrics
 
     def _out_of_patience(self, plan: ResolvedPhase) -> str | None:
         patience = plan.config.patience

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mode_ssm.config import OnBadTrial
-from mode_ssm.data.brain2text import build_index
 from mode_ssm.data.checks import scan_file
+from mode_ssm.data.index import build_index
 
 SESSION = "t15.2023.08.11"
 Damage = Callable[[h5py.Group], None]

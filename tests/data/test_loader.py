@@ -12,7 +12,8 @@ import torch
 from mode_ssm.config import Smoothing
 from mode_ssm.data import brain2text
 from mode_ssm.data.batch import Batch, Trial, TrialInfo
-from mode_ssm.data.brain2text import Brain2TextDataset, FeatureCache, Index, build_index, load_trial
+from mode_ssm.data.brain2text import Brain2TextDataset, FeatureCache, load_trial
+from mode_ssm.data.index import Index, build_index
 from mode_ssm.data.loader import PREFETCHED_BATCHES, TrialLoader, eval_batches, shuffled_labels
 from mode_ssm.data.sampler import BucketSampler
 from mode_ssm.data.transforms import SignalTransform

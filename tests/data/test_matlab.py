@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from mode_ssm.data.brain2text import build_index, close_files, load_trial
+from mode_ssm.data.brain2text import close_files, load_trial
+from mode_ssm.data.index import build_index
 from mode_ssm.data.matlab import convert_session, read_session
 from mode_ssm.data.prepare import Settings, prepare
 from mode_ssm.data.t15_format import write_session_file

@@ -13,7 +13,8 @@ import torch
 
 from mode_ssm.config import OnBadTrial, Smoothing
 from mode_ssm.data import prepare as prepare_module
-from mode_ssm.data.brain2text import build_index, close_files, load_trial
+from mode_ssm.data.brain2text import close_files, load_trial
+from mode_ssm.data.index import build_index
 from mode_ssm.data.loader import TrialLoader
 from mode_ssm.data.manifest import MANIFEST_FILE, checksum, read_manifest
 from mode_ssm.data.prepare import Settings, prepare

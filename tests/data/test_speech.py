@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
+from mode_ssm.compose import run_main
 from mode_ssm.data.log_mel import log_mel
 from mode_ssm.data.speech import (
     Sentence,
@@ -246,8 +247,8 @@ def test_script_writes_the_whole_dataset_and_refuses_to_overwrite_it(
     first = json.loads((root / "truth.jsonl").read_text().splitlines()[0])
     assert first["name"] == "small.ann/train/trial_0000"
     again = run_script(folder, "--lexicon", lexicon, "--root", root)
-    assert again.returncode == 1
-    assert again.stderr == f"import_speech: {root} exists already; choose another --root or remove it\n"
+    assert again.returncode == 2
+    assert again.stderr == f"error: {root} exists already; choose another --root or remove it\n"
     assert [path.name for path in root.parent.iterdir()] == ["dataset"]
 
 
@@ -293,9 +294,11 @@ def test_a_broken_folder_ends_in_one_line_and_leaves_nothing(
     folder = write_recordings(tmp_path / "recordings", indices=12)
     damage(folder)
     root = tmp_path / "out" / "dataset"
-    assert _main([str(folder), "--lexicon", str(lexicon), "--root", str(root)]) == 1
+    with pytest.raises(SystemExit) as stop:
+        run_main(lambda: _main([str(folder), "--lexicon", str(lexicon), "--root", str(root)]))
+    assert stop.value.code == 2
     error = capsys.readouterr().err.strip()
-    assert error.startswith("import_speech: ")
+    assert error.startswith("error: ")
     assert message in error
     assert "\n" not in error
     assert not root.parent.exists() or not list(root.parent.iterdir())
@@ -309,31 +312,34 @@ def test_a_broken_folder_ends_in_one_line_and_leaves_nothing(
         (["--val-below", "3"], "test_below=5, val_below=3"),
         (["--feature-dim", "7"], "feature_dim=7"),
         (["--repeats", "0"], "repeats=0"),
-        (["--lexicon", "nowhere.dict"], "nowhere.dict: No such file or directory"),
+        (["--lexicon", "nowhere.dict"], "no such file or directory: nowhere.dict"),
     ],
 )
 def test_an_impossible_option_ends_in_one_line(
     arguments: list[str], message: str, folder: Path, lexicon: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main([str(folder), "--lexicon", str(lexicon), "--root", str(tmp_path / "dataset"), *arguments]) == 1
+    command = [str(folder), "--lexicon", str(lexicon), "--root", str(tmp_path / "dataset"), *arguments]
+    with pytest.raises(SystemExit) as stop:
+        run_main(lambda: _main(command))
+    assert stop.value.code == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def _main(arguments: list[str]) -> int:
+def _main(arguments: list[str]) -> None:
     spec = importlib.util.spec_from_file_location("import_speech", REPOSITORY / "scripts" / "import_speech.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.main(arguments)
+    module.main(arguments)
 
 
 @pytest.mark.skipif(not (REAL_RECORDINGS.is_dir() and REAL_LEXICON.is_file()), reason="the recordings are not here")
 def test_spoken_digits_import_with_a_speaker_held_out(tmp_path: Path) -> None:
     root = tmp_path / "spoken_digits"
     options = ["--lexicon", str(REAL_LEXICON), "--root", str(root), "--repeats", "1", "--hold-out", "theo"]
-    assert _main([str(REAL_RECORDINGS), *options]) == 0
+    _main([str(REAL_RECORDINGS), *options])
     truth = read_truth(root).values()
     words = Counter()
     for record in truth:

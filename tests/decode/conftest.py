@@ -1,4 +1,4 @@
-"""Make `scorers` importable for the tests of this folder."""
+"""Make the modules that tests share importable for the tests of this folder."""
 
 import sys
 from pathlib import Path

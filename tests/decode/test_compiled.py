@@ -3,7 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from mode_ssm.decode import arrival_kernel, beam_kernel, compiled, history_kernel
+from mode_ssm.decode import (
+    arrival_kernel,
+    beam_kernel,
+    compiled,
+    correction_kernel,
+    emission_kernel,
+    history_kernel,
+    transducer_kernel,
+)
 
 FOLDER = Path(compiled.__file__).parent
 
@@ -22,7 +30,14 @@ def test_a_change_of_any_source_is_a_new_fingerprint(tmp_path, name):
 def test_numba_compares_the_fingerprint_of_every_function():
     functions = [
         function
-        for module in (arrival_kernel, beam_kernel, history_kernel)
+        for module in (
+            arrival_kernel,
+            beam_kernel,
+            history_kernel,
+            correction_kernel,
+            emission_kernel,
+            transducer_kernel,
+        )
         for function in vars(module).values()
         if hasattr(function, "py_func")
     ]

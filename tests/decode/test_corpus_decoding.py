@@ -8,8 +8,9 @@ import pytest
 
 from mode_ssm.decode.batch import decode_batch
 from mode_ssm.decode.corpus_decoding import CorpusDecoder
-from mode_ssm.decode.ctc_beam import CtcWordDecoder, Hypothesis
+from mode_ssm.decode.ctc_beam import CtcWordDecoder
 from mode_ssm.decode.delayed_fusion import DelayedFusion
+from mode_ssm.decode.hypothesis import Hypothesis
 from mode_ssm.lm.corpora import CorpusModels
 from mode_ssm.lm.lexicon import Lexicon
 from mode_ssm.lm.ngram import NGramLM

@@ -2,107 +2,30 @@
 
 import itertools
 import math
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ctc_outputs import ctc_brute_force, emissions, random_log_probs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scorers import Asked, Batched, Untied, Walked
+from word_sequences import WIDE, assert_all_found, assert_same_list, lexicons
 
 from mode_ssm.decode.ctc_beam import CtcWordDecoder
 from mode_ssm.decode.ctc_beam_reference import decode_reference
 from mode_ssm.decode.delayed_fusion import DelayedFusion
 from mode_ssm.lm.lexicon import Lexicon
 from mode_ssm.lm.ngram import NGramLM
-from mode_ssm.vocab import BLANK, NUM_CLASSES, SIL, phonemes_to_ids
+from mode_ssm.vocab import NUM_CLASSES, SIL, phonemes_to_ids
 
-WIDE = 10**6
 CMUDICT = Path(__file__).resolve().parents[3] / "shared" / "data" / "lexicon" / "cmudict.dict"
-
-
-def collapse(labels):
-    merged = [label for label, _ in itertools.groupby(labels)]
-    return tuple(label for label in merged if label != BLANK)
-
-
-def label_sequence_probs(log_probs, classes):
-    """P(label sequence) by summing over all frame labellings."""
-    total = defaultdict(float)
-    for labels in itertools.product(classes, repeat=len(log_probs)):
-        total[collapse(labels)] += math.exp(sum(log_probs[t, c] for t, c in enumerate(labels)))
-    return total
-
-
-def readings(labels, lexicon):
-    """Every way to read a label sequence as words: one item for each choice of pronunciations and silences."""
-
-    def rest(position, silence_allowed):
-        if position == len(labels):
-            yield ()
-            return
-        if silence_allowed and labels[position] == SIL:
-            yield from rest(position + 1, False)
-        for word in lexicon:
-            for phones in lexicon[word]:
-                if tuple(labels[position : position + len(phones)]) == phones:
-                    for tail in rest(position + len(phones), True):
-                        yield (word, *tail)
-
-    return rest(0, True)
-
-
-def brute_force(
-    log_probs,
-    lexicon,
-    lm,
-    *,
-    acoustic_scale=1.0,
-    lm_scale=1.0,
-    word_bonus=0.0,
-    blank_penalty=0.0,
-    silence_score=0.0,
-):
-    log_probs = log_probs.astype(np.float64)
-    log_probs[:, BLANK] -= blank_penalty
-    phones = {phone for word in lexicon for phones in lexicon[word] for phone in phones}
-    acoustic = defaultdict(float)
-    for labels, probability in label_sequence_probs(log_probs, [BLANK, SIL, *phones]).items():
-        if SIL in labels:
-            probability *= math.exp(silence_score * labels.count(SIL))
-        for words in readings(labels, lexicon):
-            acoustic[words] += probability
-    scored = {
-        words: acoustic_scale * math.log(probability) + lm_scale * lm.sequence_log_prob(words) + word_bonus * len(words)
-        for words, probability in acoustic.items()
-        if words and probability > 0
-    }
-    return scored, {words: math.log(probability) for words, probability in acoustic.items() if probability > 0}
-
-
-def random_log_probs(rng, frames, sharpness=2.0):
-    logits = rng.normal(0, sharpness, (frames, NUM_CLASSES))
-    return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32)
-
-
-def emissions(labels, *, confidence=0.99):
-    """Log-probabilities that spell out one frame labelling."""
-    probs = np.full((len(labels), NUM_CLASSES), (1 - confidence) / (NUM_CLASSES - 1))
-    probs[np.arange(len(labels)), labels] = confidence
-    return np.log(probs).astype(np.float32)
-
-
-pronunciations = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple), min_size=1, max_size=2)
-lexicons = st.lists(pronunciations, min_size=1, max_size=4).map(
-    lambda entries: Lexicon({f"w{i}": entry for i, entry in enumerate(entries)})
-)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    lexicon=lexicons,
+    lexicon=lexicons(4),
     frames=st.integers(1, 5),
     order=st.integers(1, 6),
     asked=st.booleans(),
@@ -120,26 +43,14 @@ def test_a_wide_beam_equals_brute_force(lexicon, frames, order, asked, seed, **s
     if asked:
         lm = Asked(lm)
     log_probs = random_log_probs(rng, frames)
-    expected, acoustic = brute_force(log_probs, lexicon, lm, **scales)
+    expected, acoustic = ctc_brute_force(log_probs, lexicon, lm, **scales)
     found = CtcWordDecoder(lexicon, lm, beam_size=WIDE, nbest=WIDE, **scales).decode(log_probs)
-    if not expected:
-        assert {hypothesis.words for hypothesis in found} == {()}
-        return
-    assert {hypothesis.words for hypothesis in found} == set(expected)
-    assert len(found) == len(expected)
-    for hypothesis in found:
-        assert hypothesis.score == pytest.approx(expected[hypothesis.words], abs=1e-9)
-        assert hypothesis.acoustic_score == pytest.approx(acoustic[hypothesis.words], abs=1e-9)
-        assert hypothesis.lm_score == pytest.approx(lm.sequence_log_prob(hypothesis.words), abs=1e-9)
-    scores = [hypothesis.score for hypothesis in found]
-    assert scores == sorted(scores, reverse=True)
+    assert_all_found(found, expected, acoustic, lm, 1e-9)
 
 
 @settings(max_examples=80, deadline=None)
 @given(
-    lexicon=st.lists(pronunciations, min_size=1, max_size=25).map(
-        lambda entries: Lexicon({f"w{i}": entry for i, entry in enumerate(entries)})
-    ),
+    lexicon=lexicons(25),
     frames=st.integers(0, 30),
     beam_size=st.sampled_from([1, 3, 20, 150]),
     beam_threshold=st.sampled_from([math.inf, 5.0]),
@@ -158,12 +69,7 @@ def test_a_narrow_beam_equals_the_reference(lexicon, frames, seed, late, **optio
     delayed = None if late is None else DelayedFusion(Batched(Untied("late")), 0.7, late)
     decoder = CtcWordDecoder(lexicon, Untied(), nbest=12, delayed=delayed, **options)
     found, expected = decoder.decode(log_probs), decode_reference(decoder, log_probs)
-    assert [hypothesis.words for hypothesis in found] == [hypothesis.words for hypothesis in expected]
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.score == pytest.approx(theirs.score, abs=1e-9)
-        assert ours.acoustic_score == pytest.approx(theirs.acoustic_score, abs=1e-9)
-        assert ours.lm_score == pytest.approx(theirs.lm_score, abs=1e-9)
-        assert ours.late_lm_score == pytest.approx(theirs.late_lm_score, abs=1e-9)
+    assert_same_list(found, expected)
 
 
 def test_an_automaton_scores_as_its_model_does_when_asked():
@@ -298,65 +204,6 @@ def test_an_unfinished_word_is_dropped_when_no_hypothesis_ends_with_a_word():
     assert [hypothesis.words for hypothesis in CtcWordDecoder(lexicon, lm).decode(labels)] == [("a",)]
 
 
-@pytest.mark.parametrize(
-    ("log_probs", "message"),
-    [
-        (np.zeros((4, 40), np.float32), r"must be \(frames, 41\), not \(4, 40\)"),
-        (np.where(np.arange(4)[:, None] == 2, np.nan, np.zeros((4, 41))), "NaN or plus infinity at frame 2 of 4"),
-    ],
-)
-def test_bad_log_probs_are_named(log_probs, message):
-    lexicon = Lexicon({"a": [(1,)]})
-    with pytest.raises(ValueError, match=message):
-        CtcWordDecoder(lexicon, NGramLM.estimate(["a"], 1)).decode(log_probs)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"beam_size": 0}, "beam_size must be at least 1, not 0"),
-        ({"nbest": 0}, "nbest must be at least 1"),
-        ({"beam_threshold": 0.0}, "beam_threshold must be positive, not 0.0"),
-        ({"acoustic_scale": 0.0}, "acoustic_scale must be positive"),
-        ({"lm_scale": -1.0}, "lm_scale must not be negative"),
-        ({"word_bonus": math.nan}, "word_bonus must be a finite number, not nan"),
-        ({"silence_score": math.inf}, "silence_score must be a number or minus infinity, not inf"),
-    ],
-)
-def test_bad_settings_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        CtcWordDecoder(Lexicon({"a": [(1,)]}), NGramLM.estimate(["a"], 1), **options)
-
-
-def test_words_carry_their_frames_and_confidences():
-    lexicon = Lexicon({"a": [(1, 2)], "b": [(3,)], "c": [(3, 4)], "d": [(7,)]})
-    lm = NGramLM.estimate(["a b", "b a", "a c", "d"], 2)
-    labels = [0, 1, 1, 0, 2, 2, SIL, 0, 3, 0, 0]
-    found = CtcWordDecoder(lexicon, lm, beam_size=1000, nbest=1000).decode(emissions(labels, confidence=0.999))
-    best = found[0]
-    assert best.words == ("a", "b")
-    assert (best.start_frames, best.end_frames) == ((1, 8), (6, 9))
-    weights = np.exp([hypothesis.score - best.score for hypothesis in found])
-    with_a = [hypothesis.words[:1] == ("a",) and hypothesis.start_frames[0] < 6 for hypothesis in found]
-    assert best.confidences[0] == pytest.approx(weights[with_a].sum() / weights.sum(), abs=1e-3)
-    assert 0.9 < best.confidences[0] <= 1.0
-    for hypothesis in found:
-        lengths = {len(hypothesis.words), len(hypothesis.start_frames), len(hypothesis.confidences)}
-        assert lengths == {len(hypothesis.end_frames)}
-        times = np.array([hypothesis.start_frames, hypothesis.end_frames]).T.ravel()
-        assert np.all(np.diff(times) >= 0)
-        assert times[0] >= 0
-        assert times[-1] <= len(labels)
-
-
-def test_equally_likely_homophones_share_the_confidence():
-    lexicon = Lexicon({"two": [(1, 2)], "too": [(1, 2)]})
-    lm = NGramLM.estimate(["two", "too"], 1)
-    found = CtcWordDecoder(lexicon, lm).decode(emissions([1, 2]))
-    assert [hypothesis.words for hypothesis in found[:2]] == [("too",), ("two",)]
-    assert [hypothesis.confidences[0] for hypothesis in found[:2]] == pytest.approx([0.5, 0.5], abs=0.01)
-
-
 @pytest.mark.skipif(not CMUDICT.exists(), reason="CMUdict is not here")
 def test_words_that_other_decoders_lose_are_found_with_the_whole_dictionary():
     lexicon = Lexicon.read(CMUDICT)
@@ -375,8 +222,3 @@ def test_words_that_other_decoders_lose_are_found_with_the_whole_dictionary():
     labels = [label for phone in lexicon["air"][0] for label in (phone, 0)]
     found = wide.decode(emissions(labels, confidence=0.999))
     assert homophones <= {hypothesis.text for hypothesis in found}
-
-
-def test_a_lexicon_word_without_probability_is_an_error():
-    with pytest.raises(ValueError, match=r"1 of 2 lexicon words have no probability.*: b"):
-        CtcWordDecoder(Lexicon({"a": [(1,)], "b": [(2,)]}), NGramLM.estimate(["a"], 1))

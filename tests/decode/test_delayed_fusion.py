@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from ctc_outputs import ctc_brute_force, emissions, random_log_probs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scorers import Batched, Untied, Walked
-from test_ctc_beam import WIDE, brute_force, emissions, lexicons, random_log_probs
+from word_sequences import WIDE, lexicons
 
+from mode_ssm.decode.beam_arrays import HISTORIES
 from mode_ssm.decode.ctc_beam import CtcWordDecoder
+from mode_ssm.decode.ctc_beam_reference import decode_reference
 from mode_ssm.decode.delayed_fusion import DelayedFusion
 from mode_ssm.decode.rescoring import add_late_scores, reranked
 from mode_ssm.lm.lexicon import Lexicon
@@ -19,7 +22,7 @@ SCALES = {"acoustic_scale": 0.6, "lm_scale": 1.4, "word_bonus": 0.3}
 
 @settings(max_examples=40, deadline=None)
 @given(
-    lexicon=lexicons,
+    lexicon=lexicons(4),
     frames=st.integers(1, 5),
     every=st.sampled_from([0, 1, 2, 4]),
     weight=st.sampled_from([0.0, 0.3, 1.0]),
@@ -30,7 +33,7 @@ def test_a_wide_beam_equals_brute_force_with_both_models(lexicon, frames, every,
     sentences = [" ".join(rng.choice(lexicon.words, 3)) for _ in range(8)]
     first, second = Walked(NGramLM.estimate(sentences, 2, lexicon.words)), Untied("late")
     log_probs = random_log_probs(rng, frames)
-    expected, _ = brute_force(log_probs, lexicon, first, **SCALES)
+    expected, _ = ctc_brute_force(log_probs, lexicon, first, **SCALES)
     delayed = DelayedFusion(Batched(second), weight, every)
     found = CtcWordDecoder(lexicon, first, beam_size=WIDE, nbest=WIDE, delayed=delayed, **SCALES).decode(log_probs)
     assert {hypothesis.words for hypothesis in found} - {()} == set(expected)
@@ -95,7 +98,7 @@ def test_every_word_of_a_history_is_scored_once_and_together_with_others():
     second = Noted(Untied("late"))
     decoder = CtcWordDecoder(lexicon, lm, beam_size=50, delayed=DelayedFusion(second, 0.5, every=5))
     state = decoder.start()
-    decoder.step(state, random_log_probs(rng, 60))
+    decoder.step(state, random_log_probs(rng, 160))
     assert len(asked) == len(set(asked)) > 100
     assert len(second.calls) <= 12 * 5  # a call for each word that fits into five frames, at most
     before = len(asked)
@@ -122,3 +125,26 @@ def test_lists_without_late_scores_cannot_be_ranked_by_them():
         reranked(nbest, lm_scale=1.0, weight=0.5)
     with pytest.raises(ValueError, match="from 0 to 1, not 2"):
         reranked(nbest, lm_scale=1.0, weight=2)
+
+
+@pytest.mark.parametrize("every", [3, 10])
+def test_scores_are_forgotten_at_the_turns_of_the_network_however_full_the_tree_of_histories_is(every):
+    rng = np.random.default_rng(every)
+    lexicon = Lexicon({f"w{i}": [tuple(rng.integers(1, 4, rng.integers(1, 4)))] for i in range(12)})
+    delayed = DelayedFusion(Batched(Untied("late")), 0.7, every)
+    decoder = CtcWordDecoder(
+        lexicon, Untied(), beam_size=120, nbest=12, delayed=delayed, acoustic_scale=0.3, word_bonus=0.5
+    )
+    log_probs = random_log_probs(rng, 160)
+    state = decoder.start()
+    seen = 0
+    for frame in range(160):
+        decoder.step(state, log_probs[frame])
+        seen = max(seen, int(state.search.counters[HISTORIES]))
+        if int(state.search.counters[HISTORIES]) < seen:
+            break  # histories have been collected at least once
+    else:
+        pytest.fail("the tree of histories was never full")
+    found, expected = decoder.decode(log_probs), decode_reference(decoder, log_probs)
+    assert [h.words for h in found] == [h.words for h in expected]
+    assert [h.score for h in found] == pytest.approx([h.score for h in expected], abs=1e-9)

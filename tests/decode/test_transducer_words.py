@@ -3,8 +3,6 @@
 import itertools
 import math
 import pickle
-from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scorers import Asked, Batched, Untied, Walked
 from transducers import LOUD, random_tables, spelling_tables, spoken
+from word_sequences import WIDE, assert_all_found, assert_same_list, brute_force, lexicons, phones_of
 
-from mode_ssm.decode import emission_kernel, transducer_kernel
 from mode_ssm.decode.batch import decode_batch
 from mode_ssm.decode.beam_arrays import COMMITTED
-from mode_ssm.decode.compiled import fingerprint
 from mode_ssm.decode.delayed_fusion import DelayedFusion
 from mode_ssm.decode.transducer_kernel import advance_transducer
 from mode_ssm.decode.transducer_words import TransducerWordDecoder
@@ -26,8 +23,6 @@ from mode_ssm.lm.lexicon import Lexicon
 from mode_ssm.lm.ngram import NGramLM
 from mode_ssm.ops.transducer_loss import transducer_loss
 from mode_ssm.vocab import BLANK, SIL, phonemes_to_ids
-
-WIDE = 10**6
 
 
 def forward_log_prob(tables, frames, labels, max_symbols, internal, *, blank_penalty, ilm_scale, silence_score):
@@ -46,53 +41,22 @@ def forward_log_prob(tables, frames, labels, max_symbols, internal, *, blank_pen
     return alpha[-1, 0]
 
 
-def readings(labels, lexicon):
-    """Every way to read a label string as words: one item for each choice of pronunciations and silences."""
-
-    def rest(position, silence_allowed):
-        if position == len(labels):
-            yield ()
-            return
-        if silence_allowed and labels[position] == SIL:
-            yield from rest(position + 1, False)
-        for word in lexicon:
-            for phones in lexicon[word]:
-                if tuple(labels[position : position + len(phones)]) == phones:
-                    for tail in rest(position + len(phones), True):
-                        yield (word, *tail)
-
-    return rest(0, True)
-
-
-def brute_force(tables, frames, lexicon, lm, max_symbols, *, acoustic_scale, lm_scale, word_bonus, **of_labels):
-    phones = sorted({phone for word in lexicon for phones in lexicon[word] for phone in phones})
-    acoustic, internal = defaultdict(lambda: -math.inf), tables.internal_lm()
-    for length in range(len(frames) * max_symbols + 1):
-        for labels in itertools.product([SIL, *phones], repeat=length):
-            found = list(readings(labels, lexicon))
-            if found:
-                log_prob = forward_log_prob(tables, frames, labels, max_symbols, internal, **of_labels)
-                for words in found:
-                    acoustic[words] = np.logaddexp(acoustic[words], log_prob)
-    scored = {
-        words: acoustic_scale * log_prob + lm_scale * lm.sequence_log_prob(words) + word_bonus * len(words)
-        for words, log_prob in acoustic.items()
-        if words and log_prob > -math.inf
-    }
-    return scored, acoustic
+def transducer_brute_force(tables, frames, lexicon, lm, max_symbols, *, acoustic_scale, lm_scale, word_bonus, **scores):
+    classes, internal = [SIL, *phones_of(lexicon)], tables.internal_lm()
+    lengths = range(len(frames) * max_symbols + 1)
+    return brute_force(
+        itertools.chain.from_iterable(itertools.product(classes, repeat=length) for length in lengths),
+        lambda labels: forward_log_prob(tables, frames, labels, max_symbols, internal, **scores),
+        lexicon,
+        lm,
+        acoustic_scale=acoustic_scale,
+        lm_scale=lm_scale,
+        word_bonus=word_bonus,
+    )
 
 
 def random_frames(rng, frames, tables):
     return rng.normal(0, 1, (frames, tables.d_joint)).astype(np.float32)
-
-
-pronunciations = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple), min_size=1, max_size=2)
-
-
-def lexicons(max_size):
-    return st.lists(pronunciations, min_size=1, max_size=max_size).map(
-        lambda entries: Lexicon({f"w{i}": entry for i, entry in enumerate(entries)})
-    )
 
 
 scales = {
@@ -123,20 +87,10 @@ def test_a_wide_beam_equals_brute_force(lexicon, size, context, order, asked, se
     if asked:
         lm = Asked(lm)
     projected = random_frames(rng, frames, tables)
-    expected, acoustic = brute_force(tables, projected, lexicon, lm, max_symbols, **options)
+    expected, acoustic = transducer_brute_force(tables, projected, lexicon, lm, max_symbols, **options)
     decoder = TransducerWordDecoder(lexicon, lm, tables, beam_size=WIDE, nbest=WIDE, max_symbols=max_symbols, **options)
     found = decoder.decode(projected)
-    if not expected:
-        assert {hypothesis.words for hypothesis in found} == {()}
-        return
-    assert {hypothesis.words for hypothesis in found} == set(expected)
-    assert len(found) == len(expected)
-    for hypothesis in found:
-        assert hypothesis.score == pytest.approx(expected[hypothesis.words], abs=1e-6)
-        assert hypothesis.acoustic_score == pytest.approx(acoustic[hypothesis.words], abs=1e-6)
-        assert hypothesis.lm_score == pytest.approx(lm.sequence_log_prob(hypothesis.words), abs=1e-6)
-    scores = [hypothesis.score for hypothesis in found]
-    assert scores == sorted(scores, reverse=True)
+    assert_all_found(found, expected, acoustic, lm, 1e-6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -159,12 +113,7 @@ def test_a_narrow_beam_equals_the_reference(lexicon, frames, context, late, seed
     options["lm_scale"] = max(options["lm_scale"], 0.3)  # without the language model, homophones score alike
     decoder = TransducerWordDecoder(lexicon, Untied(), tables, nbest=12, delayed=delayed, **options)
     found, expected = decoder.decode(projected), decode_transducer_reference(decoder, projected)
-    assert [hypothesis.words for hypothesis in found] == [hypothesis.words for hypothesis in expected]
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.score == pytest.approx(theirs.score, abs=1e-9)
-        assert ours.acoustic_score == pytest.approx(theirs.acoustic_score, abs=1e-9)
-        assert ours.lm_score == pytest.approx(theirs.lm_score, abs=1e-9)
-        assert ours.late_lm_score == pytest.approx(theirs.late_lm_score, abs=1e-9)
+    assert_same_list(found, expected)
 
 
 def test_acoustic_score_equals_the_transducer_loss_summed_over_silences():
@@ -235,17 +184,6 @@ def test_one_frame_may_hold_several_labels_but_no_more_than_allowed():
     one_each = TransducerWordDecoder(lexicon, lm, spelling_tables(), max_symbols=1).decode(frames)[0]
     three = TransducerWordDecoder(lexicon, lm, spelling_tables(), max_symbols=3).decode(frames)[0]
     assert three.acoustic_score > one_each.acoustic_score + 3
-
-
-def test_words_carry_their_frames_and_confidences():
-    lexicon = Lexicon({"a": [(1, 2)], "b": [(3,)], "c": [(3, 4)]})
-    lm = NGramLM.estimate(["a b", "b a", "a c"], 2)
-    decoder = TransducerWordDecoder(lexicon, lm, spelling_tables(), word_bonus=5.0, max_symbols=1)
-    best = decoder.decode(spoken([], [1], [], [2], [SIL], [], [3], []))[0]
-    assert best.words == ("a", "b")
-    assert (best.start_frames, best.end_frames) == ((1, 6), (4, 7))
-    assert len(best.confidences) == 2
-    assert all(0 < confidence <= 1 for confidence in best.confidences)
 
 
 @pytest.mark.parametrize("asked", [False, True])
@@ -354,14 +292,3 @@ def test_bad_frames_are_named(small, projected, message):
 def test_bad_settings_are_named(small, options, message):
     with pytest.raises(ValueError, match=message):
         small[0].with_options(**options)
-
-
-def test_the_kernel_is_compiled_anew_when_its_sources_change():
-    functions = [
-        function
-        for module in (emission_kernel, transducer_kernel)
-        for function in vars(module).values()
-        if hasattr(function, "py_func")
-    ]
-    stamps = {function._cache._cache_file._source_stamp for function in functions}
-    assert stamps == {fingerprint(Path(transducer_kernel.__file__).parent)}

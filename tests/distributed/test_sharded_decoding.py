@@ -1,10 +1,11 @@
-"""Two gloo processes decode a split together: the trials, numbers and order of one process, and one stop for both."""
+"""Two gloo processes decode or validate a split together: results and order of one process, and one stop for both."""
 
 import os
 import pickle
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ import torch
 
 from mode_ssm.compose import load_train_config, run_main
 from mode_ssm.config import ParallelConfig, TrainConfig
+from mode_ssm.data.batch import TrialInfo
 from mode_ssm.data.simulator import simulate
+from mode_ssm.metrics import ErrorRate
+from mode_ssm.tasks.choice import build_task
 from mode_ssm.tasks.decoding import DecodedTrial, decode_trials
 from mode_ssm.tasks.evaluation import evaluate_split
-from mode_ssm.tasks.transcription import build_model
+from mode_ssm.tasks.transcription import TranscriptionTask, build_model
 from mode_ssm.tasks.transcription_data import TranscriptionData
 from mode_ssm.tasks.word_decoder import build_word_decoding
-from mode_ssm.train.distributed import Distributed, joined
+from mode_ssm.train.distributed import Distributed, RankError, joined
 
 SMALL = [
     "model.d_model=16", "model.stem.projection=16", "model.session_adapter=projection", "model.encoder.n_layers=1",
@@ -31,10 +35,20 @@ SMALL = [
 ]  # fmt: skip
 FEW = {"three trials": 3, "one trial": 1, "all": 18}
 TRANSDUCER_BY_CORPUS = ["decode.search=rnnt", "lm.corpora=[{0}/half.txt,{0}/other.txt]"]
+VALIDATED = {
+    "both heads": [],
+    "fewer batches than ranks": ["data.eval_batch_size=100"],
+    "CTC alone": ["model=gru_baseline", "model.gru.hidden=16", "model.gru.n_layers=2", "curriculum=one_stage"],
+    "text": [
+        "experiment=lm_small", "text.train=[{0}/half.txt]", "text.valid=[{0}/other.txt]", "text.tokens_per_batch=20",
+        "language_model.d_model=16", "language_model.n_layers=1", "language_model.d_hidden=32",
+    ],
+}  # fmt: skip
 
 
 def configured(root: str, *overrides: str) -> TrainConfig:
-    return load_train_config([f"data.root={root}", *SMALL, *(override.format(root) for override in overrides)])
+    given = {override.split("=")[0]: override.format(root) for override in [*SMALL, *overrides]}
+    return load_train_config([f"data.root={root}", *given.values()])
 
 
 def decode_everything(root: str, ranks: Distributed) -> dict[str, Any]:
@@ -60,10 +74,36 @@ def decode_everything(root: str, ranks: Distributed) -> dict[str, Any]:
     return found
 
 
+def validate_everything(root: str, ranks: Distributed) -> dict[str, Any]:
+    """What training sees of every kind of task, and how a validation ends of which the last rank fails."""
+
+    class Failing(TranscriptionTask):
+        def _greedy_errors(self, trials: Sequence[TrialInfo]) -> tuple[ErrorRate, ErrorRate]:
+            if ranks.rank == ranks.world_size - 1:
+                raise OSError("a disk is gone")
+            return super()._greedy_errors(trials)
+
+    found: dict[str, Any] = {}
+    for name, overrides in VALIDATED.items():
+        task = build_task(configured(root, *overrides), ranks.device, progress=False)
+        task.setup()
+        task.model.eval()
+        found[name] = task.evaluate(ranks)
+    failing = Failing(configured(root), ranks.device, progress=False)
+    failing.setup()
+    try:
+        failing.evaluate(ranks)
+    except (OSError, RankError) as error:
+        found["failure"] = repr(error)
+    return found
+
+
 def rank_main() -> None:
     root, output = sys.argv[1:]
     with joined(ParallelConfig(device="cpu", threads=1)) as distributed:
-        Path(f"{output}{distributed.rank}").write_bytes(pickle.dumps(decode_everything(root, distributed)))
+        Path(f"{output}{distributed.rank}").write_bytes(
+            pickle.dumps(decode_everything(root, distributed) | {"validation": validate_everything(root, distributed)})
+        )
         data = TranscriptionData.open(configured(root).data, 0, progress=False)
         distributed.together(lambda: data.trials(("train", "none")[distributed.rank]))  # rank 1 fails at the end
 
@@ -149,6 +189,18 @@ def test_the_sentences_of_a_block_tell_their_corpus_over_ranks(runs: Runs) -> No
 
 def test_the_summary_of_two_ranks_is_that_of_one_process(runs: Runs) -> None:
     assert [found["evaluation"] for found in runs.ranks] == [runs.alone["evaluation"]] * 2
+
+
+@pytest.mark.parametrize("name", VALIDATED)
+def test_validation_during_training_gives_every_rank_the_figures_of_one_process(name: str, runs: Runs) -> None:
+    expected = runs.alone["validation"][name]
+    assert all(0 < value < float("inf") for value in expected.values())
+    assert [found["validation"][name] for found in runs.ranks] == [expected] * 2
+
+
+def test_if_one_rank_fails_to_validate_the_others_stop_waiting(runs: Runs) -> None:
+    failures = [found["validation"]["failure"] for found in runs.ranks]
+    assert failures == ["RankError('rank 1 stopped: a disk is gone')", "OSError('a disk is gone')"]
 
 
 def test_if_one_rank_fails_it_says_why_and_both_end_with_code_2(runs: Runs) -> None:

@@ -36,6 +36,8 @@ def test_two_ranks_on_ragged_batches_equal_one_process_on_the_union(tmp_path: Pa
         if a["kind"] == "train":
             assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5)
             assert a["train/loss"] == pytest.approx(b["train/loss"], rel=1e-5)
+        else:
+            assert a["val/per"] == b["val/per"]
     weights = [load_checkpoint(tmp_path / run / "checkpoints/step_00000013").weights() for run in ("two", "one")]
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-5)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from command_line import REPOSITORY, call, command, environment, tiny_run
 
-from mode_ssm.data.brain2text import build_index, submission_order
+from mode_ssm.data.index import build_index, submission_order
 from mode_ssm.data.truth import read_truth
 from mode_ssm.train.checkpoint import load_checkpoint
 from mode_ssm.vocab import normalise_sentence

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_stream import FEATURE_DIM, tiny_source
+from tiny_stream import FEATURE_DIM, SESSIONS, tiny_source
 
-from mode_ssm.config import Mixer, Smoothing
+from mode_ssm.config import Mixer, Normalisation, Smoothing
+from mode_ssm.data.batch import TrialInfo
+from mode_ssm.data.normalisation import Normalise, RollingNormalisation, SessionNormalisation
 from mode_ssm.data.rolling_normaliser import RollingNormaliser
 from mode_ssm.data.smoothing import smooth
+from mode_ssm.data.statistics import FeatureStatistics, merge
 from mode_ssm.export import graph, streaming_session
 from mode_ssm.export.bundle import Source, build, write_bundle
 from mode_ssm.export.graph import Weights
@@ -26,6 +29,13 @@ pytest.importorskip("onnxruntime")
 
 def features(bins: int = 47, seed: int = 5) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((bins, FEATURE_DIM)).astype(np.float32)
+
+
+def trial_info(number: int, session: str) -> TrialInfo:
+    return TrialInfo(
+        session=session, split="val", block=1, trial=number, path="", key=f"trial_{number:04d}", num_bins=47,
+        num_phonemes=None, sentence=None,
+    )  # fmt: skip
 
 
 def offline(source: Source, x: np.ndarray) -> np.ndarray:
@@ -75,6 +85,42 @@ def test_a_normaliser_takes_recorded_bins_and_goes_on_from_trial_to_trial(source
         frames = [live.push(portion) for portion in np.array_split(features(seed=seed) * 2 + 3, 5)] + [live.finish()]
         expected = stream(plain, by_hand.step(features(seed=seed) * 2 + 3)).log_probs
         np.testing.assert_allclose(np.concatenate([f.log_probs for f in frames]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("normalisation", [Normalisation.session, Normalisation.rolling])
+def test_a_folder_normalises_recorded_bins_as_the_checkpoints_data_were(
+    normalisation: Normalisation, trained: bool, tmp_path: Path
+) -> None:
+    """Over two trials of a block, in portions; a session that was not trained on gets the statistics of all."""
+    by_session = {
+        name: FeatureStatistics.of(features(400, seed) * (2 + seed) + 5 * seed) for seed, name in enumerate(SESSIONS)
+    }
+    infos = [trial_info(number, SESSIONS[1] if trained else "t15.2024.01.01") for number in range(2)]
+    recorded = {info.name: features(seed=7 + info.trial) * 3 + 4 for info in infos}
+    normalise: Normalise = SessionNormalisation(by_session, merge(by_session.values()))
+    if normalisation is Normalisation.rolling:
+        overall = merge(by_session.values())
+        normalise = RollingNormalisation(infos, lambda info: recorded[info.name], overall, window_bins=30)
+    source = tiny_source()
+    source = replace(source, data=replace(source.data, normalisation=normalisation), normalise=normalise)
+    session = SESSIONS[1] if trained else None
+    write_bundle(tmp_path / "exported", {Weights.fp32: build(source, session, Weights.fp32)})
+    live = StreamingSession.open(tmp_path / "exported", recorded=True)
+    plain = StreamingSession.open(tmp_path / "exported")
+    for info in infos:
+        frames = [live.push(portion) for portion in np.array_split(recorded[info.name], 5)] + [live.finish()]
+        expected = stream(plain, normalise(info, recorded[info.name])).log_probs
+        np.testing.assert_allclose(np.concatenate([f.log_probs for f in frames]), expected, atol=1e-4)
+
+
+def test_a_folder_without_the_statistics_that_recorded_bins_take_says_so(source: Source, tmp_path: Path) -> None:
+    older = replace(source, data=replace(source.data, normalisation=Normalisation.session))
+    write_bundle(tmp_path / "older", {Weights.fp32: build(older, None, Weights.fp32)})
+    with pytest.raises(ValueError, match=r"data\.normalisation=session, and its manifest lacks their statistics"):
+        StreamingSession.open(tmp_path / "older", recorded=True)
+    write_bundle(tmp_path / "released", {Weights.fp32: build(source, None, Weights.fp32)})
+    assert StreamingSession.open(tmp_path / "released", recorded=True).normaliser is None
 
 
 def test_a_frame_comes_as_soon_as_its_bins_and_the_look_ahead_of_smoothing_are_there(session: StreamingSession) -> None:

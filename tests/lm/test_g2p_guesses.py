@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mode_ssm.compose import run_main
 from mode_ssm.lm.g2p import GraphemeToPhoneme
 from mode_ssm.lm.g2p_guesses import guess_missing, with_guesses
 from mode_ssm.lm.lexicon import Lexicon
@@ -83,7 +84,7 @@ def main():
 
 
 def test_the_script_prints_dictionary_lines(main, path, capsys):
-    assert main(["--lexicon", str(path), "--order", "3", "Rad!", "bad", "dog"]) == 0
+    main(["--lexicon", str(path), "--order", "3", "Rad!", "bad", "dog"])
     out, err = capsys.readouterr()
     assert out.splitlines()[0].startswith("rad R AE D # ")
     assert out.splitlines()[1].startswith("# no guess: 'dog'")
@@ -94,7 +95,7 @@ def test_the_script_reads_sentences_and_writes_files(main, path, tmp_path, capsy
     (tmp_path / "text.txt").write_text("A bad RAD, beb\nrad\n")
     arguments = ["--lexicon", path, "--text", tmp_path / "text.txt", "--order", "3"]
     arguments += ["--output", tmp_path / "out.txt", "--report", tmp_path / "out.json"]
-    assert main([str(argument) for argument in arguments]) == 0
+    main([str(argument) for argument in arguments])
     assert capsys.readouterr().out == ""
     assert Lexicon.read(tmp_path / "out.txt").words == ("a", "rad", "beb")
     assert [g["word"] for g in json.loads((tmp_path / "out.json").read_text())["guesses"]] == ["a", "rad", "beb"]
@@ -105,7 +106,7 @@ def test_the_script_reads_sentences_and_writes_files(main, path, tmp_path, capsy
     [
         (["--lexicon", "{path}", "--alternates", "0", "rad"], "alternates must be at least 1"),
         (["--lexicon", "{path}", "--order", "0", "rad"], "order of an n-gram model must be at least 1"),
-        (["--lexicon", "{path}x", "rad"], "lexicon.txtx: No such file"),
+        (["--lexicon", "{path}x", "rad"], "no such file or directory: {path}x"),
         (["--lexicon", "{path}", "!?"], "no words"),
         (["--lexicon", "{path}", "--text", "{binary}"], "binary: not UTF-8 text"),
     ],
@@ -113,7 +114,9 @@ def test_the_script_reads_sentences_and_writes_files(main, path, tmp_path, capsy
 def test_the_script_says_in_one_line_what_is_wrong(main, path, tmp_path, capsys, arguments, message):
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     filled = [argument.format(path=path, binary=tmp_path / "binary") for argument in arguments]
-    assert main(filled) == 1
+    with pytest.raises(SystemExit) as stop:
+        run_main(lambda: main(filled))
+    assert stop.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("guess_pronunciations: ")
-    assert message in line
+    assert line.startswith("error: ")
+    assert message.format(path=path) in line

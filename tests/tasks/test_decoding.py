@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tiny_model import build_baseline, make_batch
 
 from mode_ssm.config import DecodeConfig, ModelKind
-from mode_ssm.decode.ctc_beam import Hypothesis
+from mode_ssm.decode.hypothesis import Hypothesis
 from mode_ssm.decode.transducer_beam import beam_transducer
 from mode_ssm.models.mode_ssm import MODE_SSM
 from mode_ssm.ops.transducer_loss import transducer_loss
@@ -61,18 +61,21 @@ def test_a_batch_decodes_as_its_trials_do_alone_and_takes_the_candidate_of_highe
     batch = make_batch([0, 1, 2])
     output = model.eval()(batch.features, batch.feature_lengths, batch.session_ids)
     head = HeadTransducer(model)
-    for row, trial in enumerate(_decode_batch(model, batch, config)):
+    for row, trial in enumerate(_decode_batch(model, batch, config, keep_projected=True)):
         frames = int(output.lengths[row])
         log_probs = output.phoneme_logits[row : row + 1, :frames].log_softmax(-1)
         projected = head.project(output.encoder_out[row : row + 1, :frames])
         beam = [list(hypothesis.labels) for hypothesis in beam_transducer(head, projected[0], 3, 2, nbest=3)]
         assert trial.info == batch.trials[row]
         assert trial.log_probs.shape == (frames, 41)
+        np.testing.assert_allclose(trial.projected, projected[0], rtol=1e-5, atol=1e-5)
         assert trial.rnnt_phonemes == beam[0]
         candidates = [*beam, trial.ctc_phonemes]
         scores = joint_scores(model, log_probs, projected, output.lengths[row : row + 1], [candidates], 0.5)[0]
         assert trial.phonemes == candidates[int(scores.argmax())]
         assert trial.words is None
+    without = _decode_batch(model, batch, config, keep_projected=False)
+    assert [trial.projected for trial in without] == [None] * 3
 
 
 @pytest.mark.parametrize("kind", [ModelKind.gru, ModelKind.transformer])
@@ -80,7 +83,7 @@ def test_a_batch_decodes_as_its_trials_do_alone_and_takes_the_candidate_of_highe
 def test_a_model_without_transducer_says_what_greedy_ctc_says(kind: ModelKind) -> None:
     model, batch = build_baseline(kind).eval(), make_batch([0, 1, 2])
     output = model(batch.features, batch.feature_lengths, batch.session_ids)
-    for row, trial in enumerate(_decode_batch(model, batch, DecodeConfig())):
+    for row, trial in enumerate(_decode_batch(model, batch, DecodeConfig(), keep_projected=False)):
         classes = output.phoneme_logits[row, : output.lengths[row]].argmax(-1).tolist()
         collapsed = [c for c, previous in zip(classes, [0, *classes], strict=False) if c not in (0, previous)]
         assert trial.info == batch.trials[row]

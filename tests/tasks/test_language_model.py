@@ -30,6 +30,7 @@ from mode_ssm.lm.ngram import NGramLM
 from mode_ssm.lm.text_file import read_texts
 from mode_ssm.tasks.choice import build_task, prepare_data
 from mode_ssm.tasks.language_model import LanguageModelTask
+from mode_ssm.tasks.sharding import Ranks
 from mode_ssm.tasks.text_evaluation import text_perplexity
 from mode_ssm.train.checkpoint import load_checkpoint
 from mode_ssm.train.distributed import Distributed
@@ -96,7 +97,7 @@ def test_the_loss_is_minus_the_log_probability_of_the_sentences(task: LanguageMo
 def test_perplexity_is_per_word_and_counts_the_ends_of_sentences(task: LanguageModelTask) -> None:
     sentences = [["the", "cat", "runs", "home"], ["a", "dog", "sleeps"], ["the", "unicorn", "sleeps", "at", "home"]]
     total = NeuralScorer(task.model, task.tokens).sentence_log_probs(sentences).sum()
-    assert task.evaluate() == {"val/perplexity": pytest.approx(math.exp(-total / (12 + 3)), rel=1e-5)}
+    assert task.evaluate(SINGLE) == {"val/perplexity": pytest.approx(math.exp(-total / (12 + 3)), rel=1e-5)}
 
 
 def test_beside_an_ngram_model_only_the_words_that_it_knows_count(task: LanguageModelTask, config: TrainConfig) -> None:
@@ -112,7 +113,7 @@ def test_beside_an_ngram_model_only_the_words_that_it_knows_count(task: Language
     assert found.perplexity_known == pytest.approx(math.exp(-total / (11 + 3)), rel=1e-5)
     assert found.ngram_perplexity == baseline.perplexity(read_texts(config.text.valid)).perplexity
     assert (found.text, found.num_sentences, found.num_words, found.num_unknown) == ("valid.txt", 3, 12, 1)
-    assert found.perplexity == pytest.approx(task.evaluate()["val/perplexity"], rel=1e-5)
+    assert found.perplexity == pytest.approx(task.evaluate(SINGLE)["val/perplexity"], rel=1e-5)
     assert found.reduction == 1 - found.perplexity_known / found.ngram_perplexity
 
 
@@ -137,11 +138,11 @@ def test_a_run_that_was_interrupted_continues_to_the_bit(config: TrainConfig, tm
         pass
 
     class Failing(LanguageModelTask):
-        def evaluate(self) -> dict[str, float]:
+        def evaluate(self, ranks: Ranks) -> dict[str, float]:
             if self.calls:
                 raise PowerCutError
             self.calls = 1
-            return super().evaluate()
+            return super().evaluate(ranks)
 
     whole = Trainer(config, build_task(config, CPU, progress=False), SINGLE, tmp_path / "whole").fit()
     failing = Failing(config, CPU, progress=False)

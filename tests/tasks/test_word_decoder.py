@@ -137,7 +137,7 @@ def test_a_model_that_is_not_there_ends_in_one_line(root: Path, data: Transcript
         build_word_decoder(configured(root, "lm.model=nowhere.arpa"), data)
 
 
-def test_missing_words_are_guessed_and_written_down(
+def test_missing_words_are_guessed_on_every_rank_and_written_down_by_the_first(
     root: Path, data: TranscriptionData, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lexicon = Lexicon.read(root / "lexicon.txt")
@@ -145,11 +145,14 @@ def test_missing_words_are_guessed_and_written_down(
     shorter = tmp_path / "shorter.txt"
     lexicon.subset([word for word in lexicon.words if word != missing]).write(shorter)
     config = configured(root, f"lm.lexicon={shorter}", f"run_dir={tmp_path / 'run'}", "lm.guess_missing=true")
-    with caplog.at_level(logging.WARNING):
-        decoder = build_word_decoder(config, data)
-    assert decoder is not None
-    assert missing in decoder.words
-    assert (tmp_path / "run" / "guessed_pronunciations.txt").read_text().startswith(missing)
+    written = tmp_path / "run" / "guessed_pronunciations.txt"
+    for rank in (1, 0):
+        assert not written.exists()
+        with caplog.at_level(logging.WARNING):
+            decoder = build_word_decoder(config, data, rank=rank)
+        assert decoder is not None
+        assert missing in decoder.words
+    assert written.read_text().startswith(missing)
     assert "1 of 1 missing words have guessed pronunciations" in caplog.text
 
 

@@ -27,6 +27,7 @@ from mode_ssm.config import (
     TrainConfig,
 )
 from mode_ssm.data.batch import Batch, Trial, TrialInfo, collate
+from mode_ssm.tasks.sharding import Ranks
 from mode_ssm.tasks.task import LossTerms, Objective
 from mode_ssm.train.distributed import Distributed
 
@@ -170,18 +171,19 @@ class ToyTask:
         weights = {f.name: getattr(phase.loss, f.name) for f in fields(phase.loss)}
         return {term: weight for term, weight in weights.items() if weight}
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, ranks: Ranks) -> dict[str, float]:
         assert not any(module.training for module in self.model.modules())
         torch.rand(3)
         np.random.rand(3)
         self.evaluations += 1
         if self.scripted_metrics is not None:
             return {"val/per": self.scripted_metrics[self.evaluations - 1]}
-        batch = collate([make_trial(i, "val") for i in range(16)], {"s0": 0})
+        batch = collate([make_trial(i, "val") for i in range(ranks.rank, 16, ranks.world_size)], {"s0": 0})
         labels = frame_labels(batch)
         with torch.no_grad():
             wrong = (self.model(batch)[0].argmax(-1) != labels)[labels >= 0]
-        return {"val/per": float(wrong.float().mean())}
+        shares = ranks.gather_objects((int(wrong.sum()), len(wrong)))
+        return {"val/per": sum(errors for errors, _ in shares) / sum(frames for _, frames in shares)}
 
     def describe(self) -> dict[str, Any]:
         return {"sessions": ["s0"]}
