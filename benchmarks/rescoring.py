@@ -39,7 +39,7 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 DIFFICULTIES = {"10 %": {"doubt": 0.14, "noise": 1.7}, "20 %": {"doubt": 0.24, "noise": 1.95}}  # by phoneme errors
 CONSOLE = Console(width=120)
 SCALES = (0.75, 1.0, 1.3, 1.7)
-BONUSES = (-1.0, 0.0, 1.0)
+BONUSES = (-2.0, -1.0, 0.0, 1.0)
 WEIGHTS = (0.2, 0.35, 0.5, 0.65, 0.8)
 NBEST = 100
 
