@@ -25,6 +25,7 @@ _TINY = Scale(
     )
 )
 
+# Blocks of test alone: for comparisons, 297 sentences tell what 73 cannot.
 _SMALL = Scale(
     sessions=(
         _session(  # the first session of the real list is training data only, too
@@ -42,6 +43,9 @@ _SMALL = Scale(
             ("silent", "conversation", 0, 12, 9),
             ("vocalised", "freq_words", 26, 0, 0),
             ("silent", "50-word", 26, 0, 0),
+            ("vocalised", "conversation", 0, 0, 18),
+            ("silent", "conversation", 0, 0, 18),
+            ("vocalised", "freq_words", 0, 0, 20),
         ),
         _session(
             "t15.2023.10.06",
@@ -51,6 +55,9 @@ _SMALL = Scale(
             ("vocalised", "harvard", 0, 10, 8),
             ("vocalised", "harvard", 26, 0, 0),
             ("silent", "freq_words", 26, 0, 0),
+            ("vocalised", "conversation", 0, 0, 18),
+            ("silent", "conversation", 0, 0, 18),
+            ("silent", "harvard", 0, 0, 20),
         ),
         _session(
             "t15.2023.12.03",
@@ -60,6 +67,9 @@ _SMALL = Scale(
             ("silent", "freq_words", 0, 10, 8),
             ("vocalised", "freq_words", 26, 0, 0),
             ("silent", "harvard", 26, 0, 0),
+            ("vocalised", "conversation", 0, 0, 18),
+            ("silent", "conversation", 0, 0, 18),
+            ("silent", "50-word", 0, 0, 20),
         ),
         _session(
             "t15.2024.02.25",
@@ -69,6 +79,9 @@ _SMALL = Scale(
             ("vocalised", "conversation", 0, 12, 9),
             ("silent", "conversation", 26, 0, 0),
             ("vocalised", "random", 14, 4, 4),
+            ("vocalised", "conversation", 0, 0, 18),
+            ("silent", "conversation", 0, 0, 18),
+            ("vocalised", "random", 0, 0, 20),
         ),
     )
 )

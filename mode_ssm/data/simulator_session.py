@@ -34,13 +34,14 @@ def plan_sentences(scale: Scale, seed: int) -> SentencePlan:
     """What is said in each block. A held-out sentence is said nowhere else; a training sentence may be said again where
     the scale allows repeats and its corpus has little new to say."""
     source = SentenceSource(np.random.default_rng([seed, 0x7E]), scale.double_share)
+    blocks = [(session.name, block) for session in scale.sessions for block in session.blocks]
+    blocks.sort(key=lambda named: named[1].test == named[1].num_sentences)  # more of test alone changes no other block
     return {
-        (session.name, block.number): [
+        (session, block.number): [
             source.draw(block.corpus, repeatable=scale.repeats and block.train == block.num_sentences)
             for _ in range(block.num_sentences)
         ]
-        for session in scale.sessions
-        for block in session.blocks
+        for session, block in blocks
     }
 
 
