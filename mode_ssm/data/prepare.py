@@ -199,7 +199,12 @@ def _compare_counts(root: Path, recordings: Sequence[Recording], scans: Sequence
     sessions = {recording.session for recording in recordings}
     simulation = root / "simulation.json"
     if simulation.is_file():
-        expected, claim = json.loads(simulation.read_text(encoding="utf-8"))["trials"], "simulation.json says"
+        try:
+            counts = json.loads(simulation.read_text(encoding="utf-8"))["trials"]
+            expected = {split: int(counts[split]) for split in SPLITS}
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{simulation}: no counts of trials in it; simulate the recordings again") from None
+        claim = "simulation.json says"
     elif len(sessions) == T15_SESSIONS and all(re.fullmatch(r"t15\.[\d.]+", session) for session in sessions):
         expected, claim = T15_TRIALS, "Brain-to-Text '25 has"
     else:

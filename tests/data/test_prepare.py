@@ -272,6 +272,9 @@ def test_simulated_data_must_have_the_trials_that_they_say(root: Path, tmp_path:
     (root / LATE / "data_test.hdf5").unlink()
     with pytest.raises(ValueError, match=r"holds 0 test trials, but simulation.json says 4; is a file missing\?"):
         prepared(root, tmp_path / "processed")
+    (root / "simulation.json").write_text('{"trials": ')
+    with pytest.raises(ValueError, match=r"simulation\.json: no counts of trials in it; simulate the recordings again"):
+        prepared(root, tmp_path / "other")
 
 
 def test_45_sessions_of_t15_must_have_the_official_counts(
