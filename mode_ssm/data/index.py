@@ -67,9 +67,7 @@ def build_index(
     index = Index(trials={split: [] for split in splits}, sessions=[], skipped=[], statistics={s: {} for s in splits})
     for (session, split), path in found.items():
         scan = scans[session, split]
-        for problem in scan.problems:
-            name = f"{session}/{path.name}" + (f" {problem.key}" if problem.key else "")
-            index.skipped.append((name, problem.reason))
+        index.skipped.extend(named_problems(session, path, scan))
         if scan.statistics is not None:
             index.statistics[split][session] = scan.statistics
         for trial in scan.trials:
@@ -174,6 +172,14 @@ def _scan(
             scans[session, split] = scan
             bar.advance(task, path.stat().st_size)
     return scans
+
+
+def named_problems(session: str, path: Path, scan: FileScan) -> list[tuple[str, str]]:
+    """(name, reason) of all that is wrong in a file; names are of the file, and of the trial where there is one."""
+    return [
+        (f"{session}/{path.name}" + (f" {problem.key}" if problem.key else ""), problem.reason)
+        for problem in scan.problems
+    ]
 
 
 def list_problems(root: Path, problems: list[tuple[str, str]]) -> str:

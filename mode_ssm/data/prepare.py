@@ -18,7 +18,7 @@ import mode_ssm
 from mode_ssm.config import OnBadTrial
 from mode_ssm.data.checks import CHECKS_VERSION, FileScan, scan_file
 from mode_ssm.data.disk_room import check_room
-from mode_ssm.data.index import find_files, list_problems
+from mode_ssm.data.index import find_files, list_problems, named_problems
 from mode_ssm.data.manifest import (
     MANIFEST_FILE,
     Manifest,
@@ -185,9 +185,9 @@ def _refuse_problems(
     root: Path, recordings: Sequence[Recording], scans: Sequence[FileScan], on_bad_trial: OnBadTrial
 ) -> list[tuple[str, str]]:
     problems = [
-        (f"{recording.session}/{recording.path.name}" + (f" {problem.key}" if problem.key else ""), problem.reason)
+        problem
         for recording, scan in zip(recordings, scans, strict=True)
-        for problem in scan.problems
+        for problem in named_problems(recording.session, recording.path, scan)
     ]
     if problems and on_bad_trial is OnBadTrial.stop:
         raise ValueError(f"{list_problems(root, problems)}\nrepair them, or leave them out with --on-bad-trial skip")
